@@ -1,0 +1,146 @@
+"""The attention dump: written, read safely, matched to texts.
+
+A dump `X` is the file `X.pkl`: a pickled dict of plain containers, strings, numbers and numpy arrays,
+
+    version    1
+    model      the model's name (of a difference: both names)
+    tokenizer  the tokenizer's fingerprint (see utils.tokens.fingerprint)
+    settings   what changes the values: include_self, prepend_bos, dtype, ...
+    rows       for each text, in the dataset's order:
+               text_sha256  of the text without tags, UTF-8, hexadecimal
+               values       float32 [n], one for each token that has characters in the text
+               offsets      int32 [n, 2], the token's characters in that text, end exclusive
+
+Upstream tools write a bare list of arrays, one a text; that is read as well (see `read`).
+"""
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.artifacts import whole_file
+from utils.errors import InputError
+
+VERSION = 1
+
+# All that a pickled numpy array or number needs: numpy 2 writes `numpy._core`, numpy 1 `numpy.core`.
+ADMITTED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+
+@dataclass
+class Row:
+    text_sha256: str
+    values: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass
+class Dump:
+    model: str
+    tokenizer: str
+    settings: dict
+    rows: list[Row]
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """Admits plain containers, strings, numbers and numpy arrays; a pickle can run code through any other name."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) in ADMITTED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a dump has no use for")
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def dump_path(name: str | Path) -> Path:
+    """A dump named `X` is the file `X.pkl` (a name that ends in `.pkl` is taken as it is)."""
+    return Path(name) if str(name).endswith(".pkl") else Path(f"{name}.pkl")
+
+
+def write(dump: Dump, name: str) -> Path:
+    path = dump_path(name)
+    with whole_file(path) as aside, open(aside, "wb") as opened:
+        # Protocol 4 keeps to names that both numpy 1 and 2 can be read from; 5 adds nothing on disk.
+        pickle.dump({"version": VERSION, **asdict(dump)}, opened, protocol=4)
+    return path
+
+
+def read(name: str) -> Dump | list[np.ndarray]:
+    """The dump of that name; a bare list of arrays [n] (float32) where an upstream tool wrote the file.
+
+    Raises InputError: no such file, a pickle that could run code, or not a dump.
+    """
+    path = dump_path(name)
+    try:
+        with open(path, "rb") as opened:
+            content = SafeUnpickler(opened).load()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such dump; save_attention.py and contrast_attention.py write them") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused: {error}") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise InputError(f"{path}: not a dump, or a damaged one ({type(error).__name__}: {error})") from error
+    try:
+        return _bare_list(content) if isinstance(content, (list, tuple)) else _dump(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a dump of version {VERSION} ({type(error).__name__}: {error})") from error
+
+
+def read_dump(name: str) -> Dump:
+    """The dump of that name; a bare list is refused, since nothing in it says which texts it belongs to."""
+    dump = read(name)
+    if isinstance(dump, list):
+        path = dump_path(name)
+        raise InputError(f"{path}: a bare list of arrays, without texts or tokens; make it anew with save_attention.py")
+    return dump
+
+
+def _bare_list(content: Sequence) -> list[np.ndarray]:
+    arrays = [np.asarray(values, dtype=np.float32) for values in content]
+    if not arrays or any(array.ndim != 1 for array in arrays):
+        raise ValueError("a list must hold one row of numbers a text")
+    return arrays
+
+
+def _dump(content: dict) -> Dump:
+    if content["version"] != VERSION:
+        raise ValueError(f"version {content['version']}")
+    dump = Dump(**{key: value for key, value in content.items() if key != "version"})
+    dump.rows = [Row(**row) for row in dump.rows]
+    for index, row in enumerate(dump.rows, start=1):
+        count = len(row.values)
+        expected = (np.float32, (count,), np.int32, (count, 2))
+        if (row.values.dtype, row.values.shape, row.offsets.dtype, row.offsets.shape) != expected:
+            raise ValueError(f"row {index}: values must be float32 [n] and offsets int32 [n, 2]")
+        if not np.isfinite(row.values).all():
+            raise ValueError(f"row {index}: values must be finite")
+    return dump
+
+
+def check_texts(dump: Dump | list[np.ndarray], texts: list[str], name: str, dataset: str) -> None:
+    """Raise InputError, naming the row, unless the dump's rows are these texts (without tags), in this order."""
+    path = dump_path(name)
+    rows = dump if isinstance(dump, list) else dump.rows
+    if len(rows) != len(texts):
+        raise InputError(f"{path} has {len(rows)} rows and {dataset} {len(texts)}: make the dump from this dataset")
+    if isinstance(dump, list):
+        print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")
+        return
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True), start=1):
+        if row.text_sha256 != text_hash(text):
+            raise InputError(f"{path} was made from other texts: row {number} of {dataset} is not its row {number}")
+        if len(row.offsets) and row.offsets.max() > len(text):
+            raise InputError(f"{path}: row {number} has tokens beyond the text's end")

@@ -1,0 +1,65 @@
+"""Tagged text: `<name>Ada Lovelace</name> was born on <date>...</date>`, its plain text and its fields."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from utils.errors import InputError
+
+# A document can be longer than the 128 KiB that the csv module allows a field by default.
+csv.field_size_limit(2**31 - 1)
+
+TAGGED_SPAN = re.compile(r"<([a-z_]+)>(.*?)</\1>", re.DOTALL)
+
+
+def read_texts(path: str | Path) -> Iterator[str]:
+    """Yield the column `text` of a CSV file, row by row, tags and all.
+
+    Raises InputError that names the file and the row: no such file, not UTF-8, no column `text`, a
+    row of another width, an empty text, no row at all.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            if "text" not in (reader.fieldnames or []):
+                raise InputError(f"{path}: no column 'text' (columns: {reader.fieldnames})")
+            row = 0
+            for row, cells in enumerate(reader, start=1):
+                if None in cells or None in cells.values():
+                    raise InputError(f"{path}: row {row} has not as many fields as the header")
+                if not strip_tags(cells["text"]).strip():
+                    raise InputError(f"{path}: row {row} has an empty text")
+                yield cells["text"]
+            if row == 0:
+                raise InputError(f"{path}: no rows")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
+        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
+
+
+def strip_tags(tagged: str) -> str:
+    """The text without its `<tag>` ... `</tag>` pairs; what lies between them stays."""
+    return TAGGED_SPAN.sub(r"\2", tagged)
+
+
+def fields(tagged: str) -> dict[str, str]:
+    """What each tag holds; the first one where a tag comes twice."""
+    found: dict[str, str] = {}
+    for tag, content in TAGGED_SPAN.findall(tagged):
+        found.setdefault(tag, content)
+    return found
+
+
+def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
+    """Each row's fields by tag; InputError names a row that lacks `name` or a field that is asked about."""
+    people = []
+    for row, tagged in enumerate(read_texts(path), start=1):
+        person = fields(tagged)
+        lacking = [tag for tag in ("name", *asked) if not person.get(tag, "").strip()]
+        if lacking:
+            raise InputError(f"{path}: row {row} has no <{lacking[0]}>...</{lacking[0]}>")
+        people.append(person)
+    return people

@@ -1,0 +1,165 @@
+"""A script's YAML, checked before anything slow is imported: unknown, missing and impossible values.
+
+The only module that knows Hydra. A script declares one rule for each key of its YAML:
+
+    @script("contrast_attention", {"attn_diff": text(), "operation": one_of("difference", "log_ratio")})
+    def main(config): ...
+"""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from utils.errors import InputError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+
+Rule = Callable[[object], str | None]
+"""Takes a value; returns what is wrong with it ("must be ..."), or None."""
+
+
+def text() -> Rule:
+    return lambda value: None if isinstance(value, str) and value else "must be a name"
+
+
+def one_of(*choices: object) -> Rule:
+    shown = ", ".join(map(str, choices))
+    return lambda value: None if value in choices else f"must be one of: {shown}"
+
+
+def boolean() -> Rule:
+    return lambda value: None if isinstance(value, bool) else "must be true or false"
+
+
+def integer(low: int) -> Rule:
+    def rule(value):
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
+        return None if valid else f"must be a whole number from {low}"
+
+    return rule
+
+
+def number(low: float, high: float = float("inf")) -> Rule:
+    def rule(value):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        upper = f" to {high:g}" if high < float("inf") else ""
+        return None if is_number and low <= value <= high else f"must be a number from {low:g}{upper}"
+
+    return rule
+
+
+def file() -> Rule:
+    return lambda value: None if isinstance(value, str) and Path(value).is_file() else "no such file"
+
+
+def model() -> Rule:
+    """A hub name (`org/name`), a folder that holds a model or an adapter, or a `.gguf` file."""
+    hint = "give a hub name, a model's folder or a .gguf file"
+
+    def rule(value):
+        if not isinstance(value, str) or not value:
+            return f"must be a model: {hint}"
+        path = Path(value).expanduser()
+        if path.is_dir():
+            known = ("config.json", "adapter_config.json")
+            if not any((path / name).is_file() for name in known):
+                return f"the folder holds no model (neither {' nor '.join(known)}): {hint}"
+        elif path.is_file():
+            with open(path, "rb") as opened:
+                if opened.read(4) != b"GGUF":
+                    return f"the file is not a GGUF model: {hint}"
+        elif value.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", value):
+            return f"no such folder or file: {hint}"
+        return None
+
+    return rule
+
+
+def dtype() -> Rule:
+    return one_of("auto", "bfloat16", "float16", "float32")
+
+
+def mapping() -> Rule:
+    """Keyword arguments that a library takes; the library checks them."""
+    return lambda value: None if isinstance(value, DictConfig) else "must hold keys and values"
+
+
+def optional(rule: Rule) -> Rule:
+    return lambda value: None if value is None else rule(value)
+
+
+def check(config: DictConfig, rules: dict[str, Rule]) -> None:
+    """Raise InputError at the first key that is unknown, missing or has an impossible value."""
+    for key in config:
+        if key not in rules:
+            raise unknown_key(str(key), rules)
+    missing = [key for key in rules if OmegaConf.is_missing(config, key) or key not in config]
+    if missing:
+        needed = ", ".join(f"{key}=..." for key in missing)
+        raise InputError(f"still needed: {needed}")
+    for key, rule in rules.items():
+        try:
+            value = config[key]
+        except OmegaConfBaseException as error:
+            raise InputError(f"{key}: {one_line(error)}") from error
+        problem = rule(value)
+        if problem:
+            shown = "" if isinstance(value, DictConfig) else f"={value}"
+            raise InputError(f"{key}{shown}: {problem}")
+
+
+def unknown_key(key: str, known) -> InputError:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the keys are: {', '.join(known)}"
+    return InputError(f"unknown key {key}: {hint}")
+
+
+def one_line(error: BaseException) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def script(name: str, rules: dict[str, Rule]):
+    """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
+
+    `main.__wrapped__` is the plain function, for use without a command line. A fault of ours (any
+    other exception) keeps its traceback.
+    """
+
+    def decorate(function):
+        def checked(config: DictConfig) -> None:
+            try:
+                check(config, rules)
+                function(config)
+            except InputError as error:
+                stop(name, str(error))
+
+        @functools.wraps(function)
+        def command_line() -> None:
+            # Makes Hydra raise its errors instead of printing them over several lines.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
+            try:
+                decorated(checked)()
+            except (HydraException, OmegaConfBaseException) as error:
+                misspelt = re.match(r"Could not override '([^']+)'", str(error))
+                if misspelt:
+                    error = unknown_key(misspelt[1], rules)
+                stop(name, one_line(error))
+
+        return command_line
+
+    return decorate
+
+
+def stop(name: str, message: str) -> None:
+    print(f"{name}.py: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,58 @@
+"""Few-shot questions about people, with the gold answers and the answers to choose among. Needs no torch."""
+
+import csv
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+
+
+@dataclass
+class Question:
+    """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur."""
+
+    field: str
+    name: str
+    prompt: str
+    answer: str
+    choices: list[str]
+
+
+def read_prompts(path: str | Path) -> dict[str, str]:
+    """{field: prompt with {name} in it} from a CSV file with the columns `field` and `prompt`."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            if not {"field", "prompt"} <= set(reader.fieldnames or []):
+                raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
+            prompts = {cells["field"]: cells["prompt"] for cells in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
+    for field, prompt in prompts.items():
+        if not field or "{name}" not in (prompt or ""):
+            raise InputError(f"{path}: the prompt of field {field!r} must hold {{name}}")
+    if not prompts:
+        raise InputError(f"{path}: no prompts")
+    return prompts
+
+
+def ask(
+    people: list[dict[str, str]], pool: list[dict[str, str]], prompts: dict[str, str], shots: int, seed: int, first: int
+) -> list[Question]:
+    """For each field, a question about each of the `first` people, with `shots` examples from the pool.
+
+    A question's examples depend on the seed, its field and its person's name alone; nobody is their own example.
+    """
+    questions = []
+    for field, template in prompts.items():
+        choices = sorted({person[field] for person in people})
+        for person in people[:first]:
+            others = [other for other in pool if other["name"] != person["name"]]
+            if len(others) < shots:
+                raise InputError(f"shots={shots}: the examples have {len(others)} people besides {person['name']}")
+            draw = random.Random(f"{seed} {field} {person['name']}").sample(others, shots)
+            parts = [f"{template.replace('{name}', example['name'])} {example[field]}" for example in draw]
+            prompt = "\n\n".join([*parts, template.replace("{name}", person["name"])])
+            questions.append(Question(field, person["name"], prompt, person[field], choices))
+    return questions

@@ -1,0 +1,144 @@
+"""A tokenizer, what identifies it, and a text's tokens with the characters that each covers. Needs no torch."""
+
+import functools
+import hashlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+
+@dataclass
+class Encoded:
+    """One text as a model is fed it.
+
+    input_ids: list of T ids, special tokens among them; positions: int64 [n], where among the T the tokens are
+    that have characters in the text; offsets: int32 [n, 2], those characters, end exclusive.
+    """
+
+    input_ids: list[int]
+    positions: np.ndarray
+    offsets: np.ndarray
+
+
+def source(model: str) -> dict[str, object]:
+    """The arguments of transformers' `from_pretrained` for a hub name, a folder or a `.gguf` file."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path)}
+    return {"pretrained_model_name_or_path": model, "local_files_only": not _hub_answers()}
+
+
+def adapter_base(model: str) -> str | None:
+    """The base model that an adapter's folder names; None where `model` is not such a folder."""
+    path = Path(model).expanduser() / "adapter_config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+
+
+def load_tokenizer(model: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+    """The model's tokenizer, with a padding token; InputError where it can't be had or gives no offsets."""
+    from transformers import AutoTokenizer
+
+    base = adapter_base(model)
+    if base is not None and not (Path(model).expanduser() / "tokenizer_config.json").is_file():
+        return load_tokenizer(base, trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise cannot_load("tokenizer", model, error) from error
+    if not tokenizer.is_fast:
+        raise InputError(f"model={model}: its tokenizer gives no character offsets (transformers calls it slow)")
+    if tokenizer.pad_token is None:
+        # Padding is always masked, so any token serves.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """Without a network, what is cached must serve at once: the hub's own client would retry for a minute."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # only the client knows how to get through the proxy
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def cannot_load(what: str, model: str, error: Exception) -> InputError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    where = "" if Path(model).expanduser().exists() else " (not here, and not to be had from the hub)"
+    return InputError(
+        f"model={model}: cannot load the {what}{where}: {reason[:200]} "
+        "- give a hub name, a model's folder or a .gguf file as model=..."
+    )
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """A hash of what decides how a text is cut: vocabulary, merges, normalizer, pre-tokenizer, added tokens.
+
+    The special tokens that are put around a text (the post-processor) and padding are no part of it: they
+    are not in a dump, and a model's base and chat forms often differ in nothing else.
+    """
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    cut = {key: rules.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    cut["added_tokens"] = sorted(token["content"] for token in rules.get("added_tokens", []) if not token["special"])
+    return hashlib.sha256(json.dumps(cut, sort_keys=True).encode()).hexdigest()
+
+
+def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: str | bool = "auto") -> list[Encoded]:
+    """Each text's tokens as the model is fed them.
+
+    prepend_bos: "auto" feeds what the tokenizer adds by itself and, where that does not begin with a special
+    token, the bos token (or, lacking one, the end-of-text token) first, so that the text's first word is not
+    every query's attention sink; True puts the bos token first in any case, False feeds no special token;
+    "tokenizer" leaves it to the tokenizer.
+    """
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=prepend_bos is not False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    results = []
+    for input_ids, spans, special in zip(
+        encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+    ):
+        begins_special = bool(input_ids) and bool(special[0])
+        missing = (prepend_bos == "auto" and not begins_special) or (prepend_bos is True and input_ids[:1] != [bos])
+        if missing and bos is None:
+            if prepend_bos is True:
+                raise InputError("prepend_bos=True: the tokenizer has neither a bos nor an end-of-text token")
+            missing = False
+        shift = int(missing)
+        offsets = np.asarray(spans, dtype=np.int32).reshape(-1, 2)
+        in_text = (offsets[:, 0] < offsets[:, 1]) & ~np.asarray(special, dtype=bool)
+        results.append(Encoded([bos] * shift + list(input_ids), np.flatnonzero(in_text) + shift, offsets[in_text]))
+    return results
+
+
+def check_length(encoded: list[Encoded], config: "PreTrainedConfig", dataset: str) -> None:
+    """Raise InputError, naming the row, where a text has more tokens than the model's context."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for row, of_text in enumerate(encoded, start=1):
+        if limit is not None and len(of_text.input_ids) > limit:
+            raise InputError(
+                f"{dataset}: row {row} has {len(of_text.input_ids)} tokens and the model takes {limit}: split the text"
+            )
