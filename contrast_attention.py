@@ -1,0 +1,38 @@
+"""Stage 2: dump of the large model, dump of the small one -> dump of their differences.
+
+    python contrast_attention.py \\
+      +attn_dump_large=attn_dump_llama_3_70b +attn_dump_small=attn_dump_llama_3_8b \\
+      +attn_diff=attn_diff_llama_70b_8b
+"""
+
+from utils.config import one_of, script, text
+
+RULES = {
+    "attn_dump_large": text(),
+    "attn_dump_small": text(),
+    "attn_diff": text(),
+    "operation": one_of("difference", "log_ratio"),
+    "target": one_of("small", "large"),
+}
+
+
+@script("contrast_attention", RULES)
+def main(config):
+    from omegaconf import OmegaConf
+
+    from utils import artifacts, attention_dump
+    from utils.contrast import contrast
+
+    large = attention_dump.read_dump(config.attn_dump_large)
+    small = attention_dump.read_dump(config.attn_dump_small)
+    dump = contrast(large, small, config.operation, config.target)
+
+    path = attention_dump.write(dump, config.attn_diff)
+    artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
+    if large.tokenizer != small.tokenizer:
+        print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
+    print(f"{path}: {len(dump.rows)} texts, {dump.model}")
+
+
+if __name__ == "__main__":
+    main()

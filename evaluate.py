@@ -1,0 +1,111 @@
+"""Stage 5: checkpoint + questions -> answers and scores.
+
+    python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130
+
+The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-Llama-3-8B output_dir=base_evaluation
+"""
+
+import time
+from pathlib import Path
+
+from utils import artifacts, biography, questions
+from utils.config import boolean, dtype, file, integer, mapping, model, optional, script, text
+from utils.errors import InputError
+
+RULES = {
+    "model_dir": optional(model()),
+    "model": optional(model()),
+    "output_dir": optional(text()),
+    "dataset": file(),
+    "examples": file(),
+    "prompts": file(),
+    "people": optional(integer(1)),
+    "shots": integer(0),
+    "seed": integer(0),
+    "max_new_tokens": optional(integer(1)),
+    "choice": boolean(),
+    "batch_size": integer(1),
+    "dtype": dtype(),
+    "quant": optional(mapping()),
+    "trust_remote_code": boolean(),
+}
+
+
+@script("evaluate", RULES)
+def main(config):
+    started = time.monotonic()
+    if config.model_dir is None and (config.model is None or config.output_dir is None):
+        raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
+    prompts = questions.read_prompts(config.prompts)
+    people = biography.read_people(config.dataset, prompts)
+    pool = biography.read_people(config.examples, prompts)
+    asked = questions.ask(people, pool, prompts, config.shots, config.seed, config.people or len(people))
+
+    # torch and transformers take seconds to import: only once the input is known to be good.
+    import pandas as pd
+    import torch
+    from omegaconf import OmegaConf
+
+    from utils import answers, scores, tokens
+    from utils.models import load_model
+    from utils.processes import progress
+
+    # Prepare model
+    checkpoint = config.model_dir or config.model
+    tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code)
+    base = config.model if config.model_dir else None
+    language_model = load_model(checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base)
+
+    # Prepare data
+    lengths = answers.answer_tokens(tokenizer, asked)
+    limit = config.max_new_tokens or max(lengths)
+    cut = sum(length > limit for length in lengths)
+    if cut:
+        longest = max(lengths)
+        print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
+
+    # Answer
+    predictions: dict[int, str] = {}
+    with progress("answers", total=len(asked)) as bar:
+        prompted = [question.prompt for question in asked]
+        for batch in answers.greedy_answers(language_model, tokenizer, prompted, limit, config.batch_size):
+            predictions.update(batch)
+            bar.update(len(batch))
+
+    # Score
+    results = []
+    for index, question in enumerate(progress("likelihoods", asked)):
+        choices = question.choices if config.choice else [question.answer]
+        found = answers.log_likelihoods(language_model, tokenizer, question.prompt, choices, config.batch_size)
+        results.append(
+            {
+                "field": question.field,
+                "name": question.name,
+                "prompt": question.prompt,
+                "answer": question.answer,
+                "prediction": predictions[index],
+                "exact_match": scores.exact_match(predictions[index], question.answer),
+                "f1": scores.f1(predictions[index], question.answer),
+                "log_likelihood": found[choices.index(question.answer)],
+                "chosen": choices[found.index(max(found))] if config.choice else None,
+            }
+        )
+    metrics = scores.by_field(results)
+
+    # Save
+    output = Path(config.output_dir or Path(config.model_dir) / "evaluation")
+    with artifacts.whole_file(output / "predictions.csv") as aside:
+        pd.DataFrame(results).to_csv(aside, index=False)
+    metrics |= artifacts.record(OmegaConf.to_container(config))
+    device = language_model.device.type
+    metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
+    metrics["seconds"] = round(time.monotonic() - started, 1)
+    artifacts.write_json(output / "metrics.json", metrics)
+
+    table = pd.DataFrame(metrics["fields"] | {"average": metrics["average"]}).T
+    print(table.to_string(float_format=lambda value: f"{value:.2f}"))
+    print(f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
+
+
+if __name__ == "__main__":
+    main()

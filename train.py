@@ -1,0 +1,131 @@
+"""Stage 4: texts + model -> checkpoints, by continual pretraining.
+
+    python train.py --config-name train.yaml +model_dir=model_out
+
+Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
+"""
+
+import dataclasses
+from pathlib import Path
+
+from utils import artifacts, biography
+from utils.config import boolean, dtype, file, integer, mapping, model, optional, script, text, unknown_key
+from utils.errors import InputError
+
+RULES = {
+    "model": model(),
+    "dataset": file(),
+    "model_dir": text(),
+    "seed": integer(0),
+    "resume": boolean(),
+    "dtype": dtype(),
+    "loss_on_blanks": boolean(),
+    "packing": boolean(),
+    "trust_remote_code": boolean(),
+    "lora": optional(mapping()),
+    "quant": optional(mapping()),
+    "trainer": mapping(),
+}
+
+
+@script("train", RULES)
+def main(config):
+    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
+    model_dir = Path(config.model_dir)
+    if not config.resume and any(model_dir.glob("checkpoint-*")):
+        raise InputError(
+            f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
+        )
+
+    # torch and transformers take seconds to import: only once the input is known to be good.
+    import torch
+    from datasets import Dataset
+    from omegaconf import OmegaConf
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from utils import tokens
+    from utils.models import load_model
+    from utils.processes import is_main_process
+
+    settings = OmegaConf.to_container(config)
+    gpu = torch.cuda.is_available()
+    arguments = build(
+        TrainingArguments,
+        "trainer",
+        {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **settings["trainer"]},
+        output_dir=config.model_dir,
+        seed=config.seed,
+    )
+    lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM") if config.lora is not None else None
+    # LoRA's first weights are drawn below, so the seed comes first.
+    set_seed(config.seed)
+
+    # Prepare model
+    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
+    precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
+    quant = settings["quant"] if lora is not None else None
+    language_model = load_model(config.model, precision, quant, config.trust_remote_code, place=not arguments.fsdp)
+    if lora is not None:
+        if getattr(language_model, "is_quantized", False):
+            language_model = prepare_model_for_kbit_training(language_model)
+        try:
+            language_model = get_peft_model(language_model, lora)
+        except ValueError as error:
+            raise InputError(f"lora: {error}") from error
+        # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
+        language_model.peft_config["default"].base_model_name_or_path = config.model
+
+    # Prepare data
+    encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
+    tokens.check_length(encoded, language_model.config, config.dataset)
+    examples = []
+    for plain, of_text in zip(texts, encoded, strict=True):
+        labels = list(of_text.input_ids)
+        if not config.loss_on_blanks:
+            for position, (start, end) in zip(of_text.positions, of_text.offsets, strict=True):
+                if plain[start:end].isspace():
+                    labels[position] = -100
+        examples.append({"input_ids": of_text.input_ids, "labels": labels})
+    if config.packing:
+        collator = DataCollatorWithFlattening()
+    else:
+        # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.
+        collator = DataCollatorForSeq2Seq(tokenizer)
+
+    # Train
+    trainer = Trainer(
+        model=language_model,
+        args=arguments,
+        train_dataset=Dataset.from_list(examples),
+        data_collator=collator,
+        processing_class=tokenizer,
+    )
+    checkpoint = get_last_checkpoint(config.model_dir) if config.resume and model_dir.is_dir() else None
+    if is_main_process():
+        count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
+        begin = f"from {checkpoint}" if checkpoint else "from the start"
+        print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
+        artifacts.write_json(model_dir / "run.json", artifacts.record(settings))
+    done = trainer.train(resume_from_checkpoint=checkpoint)
+
+    if is_main_process():
+        last = get_last_checkpoint(config.model_dir)
+        print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; the last checkpoint is {last}")
+
+
+def build(kind, key: str, values: dict, **fixed):
+    """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
+    known = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]
+    for name in values:
+        if name not in known:
+            raise InputError(f"{key}: {unknown_key(name, known)}")
+    try:
+        return kind(**values, **fixed)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+if __name__ == "__main__":
+    main()
