@@ -8,6 +8,7 @@ with the square of a text's length. The block's attention weights come from the 
 grouped queries, soft caps, sinks, sliding windows and the like are what the model does, not what we think it does.
 """
 
+import math
 import sys
 from functools import partial
 
@@ -115,11 +116,10 @@ class ReceivedAttention:
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
         outputs, start = [], 0
         while start < length:
-            # A query looks at no key behind it, so a block of queries needs the keys up to its end alone.
-            rows = max(1, BLOCK_ELEMENTS // (batch * heads * min(length, start + 1)))
-            end = min(length, start + rows)
-            if end < length:
-                end = min(end, start + max(1, BLOCK_ELEMENTS // (batch * heads * end)))
+            # A query looks at no later key, so a block needs the keys up to its end alone: the most rows for which
+            # rows * (start + rows) weights a head fit.
+            rows = (math.isqrt(start**2 + 4 * (BLOCK_ELEMENTS // (batch * heads))) - start) // 2
+            end = min(length, start + max(1, rows))
             output, weights = eager(
                 module,
                 query[:, :, start:end],

@@ -1,0 +1,53 @@
+"""What the tests share: no hub, and one tiny model folder for the whole run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# Before anything imports the hub's client: a test that reaches a hub is to fail, at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a tiny random Llama and its tokenizer."""
+    from tests import tiny
+
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama", "llama")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with the scripts and what they need, where commands run as in a clone and leave their files."""
+    folder = tmp_path_factory.mktemp("clone")
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, folder)
+    for name in ("conf", "data", "utils"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workplace):
+    """Run a command line in the workplace; returns its CompletedProcess, and fails the test on an exit code unlike `code`."""
+
+    def run_command(command: list[str] | str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+        arguments = command.split() if isinstance(command, str) else command
+        if arguments[0] == "python":
+            arguments = [sys.executable, *arguments[1:]]
+        elif arguments[0] == "torchrun":
+            arguments = [sys.executable, "-m", "torch.distributed.run", *arguments[1:]]
+        done = subprocess.run(
+            arguments, cwd=workplace, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run_command

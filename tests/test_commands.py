@@ -1,0 +1,120 @@
+"""The user's seven commands, verbatim but for the model's name, one after the other in a copy of the repository."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from utils import attention_dump, biography
+
+LARGE, SMALL = "meta-llama/Meta-Llama-3-70B", "meta-llama/Meta-Llama-3-8B"
+
+SAVE = """python save_attention.py \
+  +model=meta-llama/Meta-Llama-3-8B \
+  +dataset=data/biography_real.csv +save_name=attn_dump_llama_3_8b"""
+CONTRAST = """python contrast_attention.py \
+  +attn_dump_large=attn_dump_llama_3_70b +attn_dump_small=attn_dump_llama_3_8b \
+  +attn_diff=attn_diff_llama_70b_8b"""
+AUGMENT_RANDOM = """python data_augmentation.py \
+  +augment_type=random +alpha=0.7 +multiply=10 \
+  +model=meta-llama/Meta-Llama-3-8B \
+  +dataset=data/biography_real.csv +save_name=biography_real_aug"""
+AUGMENT_ATTENTION = """python data_augmentation.py \
+  +augment_type=attention +alpha=0.7 +beta=0.05 +multiply=10 \
+  +attn_weights=attn_diff_llama_70b_7b \
+  +model=meta-llama/Meta-Llama-3-8B \
+  +dataset=data/biography_real.csv +save_name=biography_real_aug"""
+TRAIN = "python train.py --config-name train.yaml +model_dir=model_out"
+EVALUATE = "python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A command with the Llama names replaced by tiny models of the same tokenizer."""
+    folder = tmp_path_factory.mktemp("pair")
+    small = tiny.save(folder / "small", "llama", seed=0)
+    large = tiny.save(folder / "large", "llama", seed=1)
+    return lambda command: command.replace(LARGE, str(large)).replace(SMALL, str(small))
+
+
+def test_the_seven_commands_chain(run, local, workplace):
+    # Attention of two models
+    run(local(SAVE))
+    run(local(SAVE.replace("8B", "70B").replace("8b", "70b")))
+    small = attention_dump.read_dump(workplace / "attn_dump_llama_3_8b")
+    large = attention_dump.read_dump(workplace / "attn_dump_llama_3_70b")
+    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(workplace / "data/biography_real.csv")]
+    assert [row.text_sha256 for row in small.rows] == [attention_dump.text_hash(text) for text in texts]
+    assert small.settings == {"include_self": False, "prepend_bos": True, "dtype": "float32"}
+    record = json.loads((workplace / "attn_dump_llama_3_8b.json").read_text())
+    assert record["config"]["dataset"] == "data/biography_real.csv"
+    assert {"config", "versions", "commit"} == set(record)
+
+    # Their difference
+    run(CONTRAST)
+    difference = attention_dump.read_dump(workplace / "attn_diff_llama_70b_8b")
+    for of_large, of_small, of_both in zip(large.rows, small.rows, difference.rows, strict=True):
+        assert np.abs(of_both.values).max() > 0
+        np.testing.assert_array_equal(of_both.values, of_large.values - of_small.values)
+
+    # Augmentation
+    augmented = workplace / "data_augmented/biography_real_aug.csv"
+    run(local(AUGMENT_RANDOM))
+    at_random = augmented.read_bytes()
+    # The user's own spelling: the difference above has another name.
+    shutil.copy(workplace / "attn_diff_llama_70b_8b.pkl", workplace / "attn_diff_llama_70b_7b.pkl")
+    run(local(AUGMENT_ATTENTION))
+    assert augmented.read_bytes() != at_random
+    for content in (at_random, augmented.read_bytes()):
+        lines = content.decode().splitlines()
+        assert lines[0] == '"text"'
+        assert all(line.startswith('"') and line.endswith('"') for line in lines)
+        (header, *rows) = csv.reader(lines)
+        assert [len(row[0]) for row in rows] == [len(text) for text in texts for _ in range(10)]
+
+    # Training and evaluation: the YAML's defaults, nothing changed but the model
+    done = run([*TRAIN.split(), local(f"model={SMALL}")])
+    assert "no GPU: quant is left out" in done.stdout
+    steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "model_out").glob("checkpoint-*"))
+    assert steps == [13 * epoch for epoch in range(1, 21)]
+    settings = json.loads((workplace / "model_out/checkpoint-130/adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (16, 16, 0.0)
+    projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert set(settings["target_modules"]) == set(projections)
+    log = json.loads((workplace / "model_out/checkpoint-260/trainer_state.json").read_text())["log_history"]
+    assert log[-1]["loss"] < log[0]["loss"]
+
+    run(EVALUATE)
+    evaluation = workplace / "model_out/checkpoint-130/evaluation"
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    assert set(metrics) == {"fields", "average", "config", "versions", "commit", "device", "seconds"}
+    measures = {"exact_match", "f1", "log_likelihood", "choice_accuracy"}
+    assert all(set(scores) == measures for scores in (*metrics["fields"].values(), metrics["average"]))
+    with open(evaluation / "predictions.csv", newline="") as opened:
+        answers = list(csv.DictReader(opened))
+    columns = ["field", "name", "prompt", "answer", "prediction", "exact_match", "f1", "log_likelihood", "chosen"]
+    assert list(answers[0]) == columns
+    assert len(answers) == 500
+    for field, scores in metrics["fields"].items():
+        of_field = [answer for answer in answers if answer["field"] == field]
+        mean = np.mean([float(answer["log_likelihood"]) for answer in of_field])
+        assert scores["log_likelihood"] == pytest.approx(mean)
+        right = np.mean([answer["chosen"] == answer["answer"] for answer in of_field])
+        assert scores["choice_accuracy"] == pytest.approx(100 * right)
+
+
+@pytest.mark.parametrize("command", [SAVE, CONTRAST, AUGMENT_RANDOM, AUGMENT_ATTENTION, TRAIN, EVALUATE])
+def test_without_plus_signs_the_configuration_is_the_same(command):
+    from hydra import compose, initialize_config_dir
+
+    from utils.config import CONFIG_FOLDER
+
+    script, *arguments = command.split()[1:]
+    overrides = [argument for argument in arguments if "=" in argument]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+        with_plus = compose(script.removesuffix(".py"), overrides)
+        without = compose(script.removesuffix(".py"), [override.removeprefix("+") for override in overrides])
+    assert with_plus == without

@@ -1,0 +1,79 @@
+"""Tiny random language models and a tokenizer trained here, saved as ordinary model folders; no hub is reached."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from utils import biography
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
+
+ARCHITECTURES = {
+    "llama": lambda vocabulary: LlamaConfig(vocab_size=vocabulary, **SIZES, **GROUPED),
+    "gemma3": lambda vocabulary: Gemma3TextConfig(
+        vocab_size=vocabulary,
+        **SIZES,
+        **GROUPED,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "qwen3": lambda vocabulary: Qwen3Config(vocab_size=vocabulary, **SIZES, **GROUPED),
+    "gpt2": lambda vocabulary: GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=4, n_positions=512),
+    "mistral": lambda vocabulary: MistralConfig(vocab_size=vocabulary, **SIZES, **GROUPED, sliding_window=8),
+}
+
+
+def tokenizer(vocabulary: int = 600, adds_bos: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the committed biographies' language."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<bos>", "<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (biography.strip_tags(tagged) for tagged in biography.read_texts(DATA / "biography_synthetic.csv"))
+    trained.train_from_iterator(texts, trainer)
+    if adds_bos:
+        trained.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", trained.token_to_id("<bos>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", model_max_length=512
+    )
+
+
+def model(architecture: str, vocabulary: int = 600, seed: int = 0):
+    """A random model in evaluation mode; its weights are large enough that attention is far from uniform."""
+    torch.manual_seed(seed)
+    config = ARCHITECTURES[architecture](vocabulary)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
+    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if weight.ndim == 2 and "embed" not in name and "wpe" not in name:
+                weight.mul_(8)
+    return made.eval()
+
+
+def save(folder: Path, architecture: str, seed: int = 0, **tokenizer_options) -> Path:
+    """A folder that `model=...` takes."""
+    made = tokenizer(**tokenizer_options)
+    made.save_pretrained(folder)
+    model(architecture, len(made), seed).save_pretrained(folder)
+    return folder
