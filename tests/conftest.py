@@ -36,7 +36,7 @@ def workplace(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(workplace):
-    """Run a command line in the workplace; returns its CompletedProcess, and fails the test on an exit code unlike `code`."""
+    """Run a command line in the workplace and return its CompletedProcess; any exit code but `code` fails the test."""
 
     def run_command(command: list[str] | str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
         arguments = command.split() if isinstance(command, str) else command

@@ -33,7 +33,9 @@ def text() -> Rule:
 
 def one_of(*choices: object) -> Rule:
     shown = ", ".join(map(str, choices))
-    return lambda value: None if value in choices else f"must be one of: {shown}"
+    # By type as well: 1 is not true.
+    known = [(type(choice), choice) for choice in choices]
+    return lambda value: None if (type(value), value) in known else f"must be one of: {shown}"
 
 
 def boolean() -> Rule:
@@ -152,8 +154,9 @@ def script(name: str, rules: dict[str, Rule]):
             except (HydraException, OmegaConfBaseException) as error:
                 misspelt = re.match(r"Could not override '([^']+)'", str(error))
                 if misspelt:
-                    error = unknown_key(misspelt[1], rules)
-                stop(name, one_line(error))
+                    stop(name, str(unknown_key(misspelt[1], rules)))
+                unread = getattr(error, "override", None)
+                stop(name, f"{unread}: {one_line(error)}" if unread else one_line(error))
 
         return command_line
 

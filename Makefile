@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
+PYTHON ?= python3
+
+.PHONY: demo models test test-slow lint format clean
+
+demo: models
+	demo/demo.sh
+
+# The demonstration's two language models, in models/.
+models: .venv/installed
+	.venv/bin/python demo/fetch_models.py
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest --numprocesses 2 --durations 10
+
+# The real models: minutes, and 330 MB to download.
+test-slow: models
+	.venv/bin/python -m pytest -m slow
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: .venv/installed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv models demo_out data_augmented

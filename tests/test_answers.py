@@ -1,0 +1,107 @@
+"""Greedy answers and log-likelihoods on tiny models, against one prompt at a time and no cache."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from utils import answers, questions
+
+PROMPTS = [
+    "The birth date of Ada is",
+    "The city where Nikolaj Ørsted-Chevalier was born is Odense\n\nThe city where Bo was born is",
+    "A",
+    "The employer of Patricia Gray was",
+    "The subject that somebody with quite a long name studied at university is",
+]
+CHOICES = ["Lyon", "Odense", "São Paulo", "a much longer answer than any of the others", "🙂 Reykjavík"]
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2"])
+def asked(request):
+    made = tiny.tokenizer()
+    return tiny.model(request.param, len(made)), made
+
+
+def one_at_a_time(model, tokenizer, prompt: str, most: int) -> str:
+    """Argmax, token by token, over the whole sequence each time."""
+    ids = tokenizer(prompt)["input_ids"]
+    begin = len(ids)
+    while len(ids) < begin + most and "\n" not in tokenizer.decode(ids[begin:]):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] == tokenizer.eos_token_id:
+            break
+    return tokenizer.decode(ids[begin:], skip_special_tokens=True).split("\n")[0].strip()
+
+
+@torch.inference_mode()
+def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_batch_size(asked):
+    model, tokenizer = asked
+    expected = [one_at_a_time(model, tokenizer, prompt, 12) for prompt in PROMPTS]
+    for batch_size in (1, 2, 3, 5):
+        found = {}
+        for batch in answers.greedy_answers(model, tokenizer, PROMPTS, 12, batch_size):
+            found.update(batch)
+        assert [found[index] for index in range(len(PROMPTS))] == expected
+    assert len(set(expected)) > 1
+
+
+def test_an_answer_ends_at_the_first_newline(asked, monkeypatch):
+    """A model made to say `x`, newline, `x`, newline ... is stopped before it has said all that it may."""
+    model, tokenizer = asked
+    letter, newline = tokenizer("x\n", add_special_tokens=False)["input_ids"]
+    forward = model.forward
+
+    def alternating(*arguments, **options):
+        output = forward(*arguments, **options)
+        last = options["input_ids"][0, -1]
+        output.logits[:, -1] = 0.0
+        output.logits[:, -1, letter if last != letter else newline] = 1.0
+        calls.append(last)
+        return output
+
+    calls = []
+    monkeypatch.setattr(model, "forward", alternating)
+    (batch,) = answers.greedy_answers(model, tokenizer, ["The city is"], 40, 1)
+    assert batch == {0: "x"}
+    assert len(calls) < 5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_log_likelihoods_are_the_sums_over_the_answers_tokens(asked, prompt, batch_size):
+    model, tokenizer = asked
+    found = answers.log_likelihoods(model, tokenizer, prompt, CHOICES, batch_size)
+    begin = len(tokenizer(prompt)["input_ids"])
+    for answer, likelihood in zip(CHOICES, found, strict=True):
+        ids = tokenizer(f"{prompt} {answer}")["input_ids"]
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        expected = 0.0
+        for position in range(begin, len(ids)):
+            expected += float(logits[position - 1].log_softmax(dim=0)[ids[position]])
+        # Float32 logits of magnitude 10 or so carry errors of about 1e-5 each, over some 20 tokens.
+        assert likelihood == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_probabilities_of_all_one_token_answers_sum_to_one():
+    """With a vocabulary of single bytes: the answers of one letter share out the probability of a space before it."""
+    made = tiny.tokenizer(vocabulary=259)
+    model = tiny.model("llama", len(made))
+    letters = [chr(code) for code in range(33, 127)]
+    found = answers.log_likelihoods(model, made, "The city is", letters, 16)
+    space, *_ = made(" ", add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        ids = torch.tensor([made("The city is")["input_ids"]])
+        first = model(input_ids=ids).logits[0, -1].log_softmax(dim=0)[space]
+        second = model(input_ids=torch.cat([ids, torch.tensor([[space]])], dim=1)).logits[0, -1].softmax(dim=0)
+    of_letters = [made(letter, add_special_tokens=False)["input_ids"][0] for letter in letters]
+    expected = float(first.exp()) * float(second[of_letters].sum())
+    assert np.exp(found).sum() == pytest.approx(expected, rel=1e-4)
+
+
+def test_answer_tokens_counts_the_answers_tokens_with_their_space():
+    made = tiny.tokenizer()
+    asked = [questions.Question("city", "Ada", "The city is", answer, CHOICES) for answer in CHOICES]
+    expected = [len(made(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in CHOICES]
+    assert answers.answer_tokens(made, asked) == expected

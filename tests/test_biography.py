@@ -1,0 +1,106 @@
+"""Tagged text and its CSV files: what is taken off, what is left alone, and which row an error names."""
+
+import csv
+
+import pytest
+
+from utils.biography import fields, read_people, read_texts, strip_tags
+from utils.errors import InputError
+
+
+def write_rows(path, texts, encoding="utf-8"):
+    with open(path, "w", newline="", encoding=encoding) as opened:
+        csv.writer(opened, quoting=csv.QUOTE_ALL).writerows([["text"], *([text] for text in texts)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tagged", "plain"),
+    [
+        ("<name>Zoë</name> was born on <date>May 1, 1950</date>.", "Zoë was born on May 1, 1950."),
+        ("<name>Ann</name><city>Bonn</city>", "AnnBonn"),
+        ("<name>Ann</name> and <name>Bob</name>", "Ann and Bob"),
+        ("<major>film\nstudies</major>", "film\nstudies"),
+        ("x<city></city>y", "xy"),
+        ("<company>a < b</company>", "a < b"),
+    ],
+)
+def test_tags_are_removed_and_their_content_stays(tagged, plain):
+    assert strip_tags(tagged) == plain
+
+
+@pytest.mark.parametrize("text", ["one<br>two", "a < b and c > d", "<name>Ann", "Ann</name>", "<name>Ann</city>", "<>"])
+def test_what_is_no_pair_of_tags_is_left_alone(text):
+    assert strip_tags(text) == text
+    assert fields(text) == {}
+
+
+def test_fields_holds_the_first_of_each_tag():
+    assert fields("<name>Ann</name> <city>Bonn</city> <name>Bob</name>") == {"name": "Ann", "city": "Bonn"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_texts_come_back_as_they_were_written(tmp_path, encoding):
+    texts = [
+        'She said "yes", twice',
+        "O'Neil's",
+        "Łódź, 東京 and 🙂",
+        "two\nlines",
+        "two\r\nlines",
+        " spaces ",
+        "<name>Ann</name>",
+        "long " * 50_000,
+    ]
+    assert list(read_texts(write_rows(tmp_path / "texts.csv", texts, encoding))) == texts
+
+
+def test_other_columns_are_passed_over(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text('id,text\n1,"a, b"\n2,c\n', encoding="utf-8")
+    assert list(read_texts(path)) == ["a, b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no column 'text'"),
+        (b"name\nAnn\n", "no column 'text'"),
+        (b"text\n", "no rows"),
+        (b"text,id\na,1\nb\n", "row 2 has not as many fields"),
+        (b"text,id\na,1\nb,2\nc,3,4\n", "row 3 has not as many fields"),
+        (b'text\na\n""\n', "row 2 has an empty text"),
+        (b'text\n" \n "\n', "row 1 has an empty text"),
+        (b"text\na\n<name> </name>\n", "row 2 has an empty text"),
+        ("text\nZoë\n".encode("latin-1"), "not a UTF-8 CSV file"),
+        (b'text\n"never closed\n', "not a UTF-8 CSV file"),
+    ],
+)
+def test_errors_name_file_and_row(tmp_path, content, message):
+    path = tmp_path / "texts.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        list(read_texts(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / "missing.csv", tmp_path):
+        with pytest.raises(InputError, match=str(path)):
+            list(read_texts(path))
+
+
+def test_read_people(tmp_path):
+    rows = ["<name>Ann</name> of <city>Bonn</city>", "In <city>Łódź</city> lives <name>Bob</name>"]
+    path = write_rows(tmp_path / "people.csv", rows)
+    assert read_people(path, ["city"]) == [{"name": "Ann", "city": "Bonn"}, {"name": "Bob", "city": "Łódź"}]
+
+
+@pytest.mark.parametrize(
+    ("second", "tag"),
+    [("<name>Bob</name>", "city"), ("<city>Bonn</city>", "name"), ("<name> </name> <city>Bonn</city>", "name")],
+)
+def test_read_people_names_the_row_and_the_tag_it_lacks(tmp_path, second, tag):
+    path = write_rows(tmp_path / "people.csv", ["<name>Ann</name> of <city>Bonn</city>", second])
+    with pytest.raises(InputError, match=f"row 2 has no <{tag}>") as caught:
+        read_people(path, ["city"])
+    assert str(path) in str(caught.value)

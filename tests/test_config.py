@@ -1,0 +1,154 @@
+"""Each YAML and its rules; a user's mistakes: one clear line, exit code 2, at once, and nothing written."""
+
+import importlib
+import pickle
+import re
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from utils import attention_dump, config
+from utils.attention_dump import Dump, Row, text_hash
+from utils.errors import InputError
+
+SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
+
+SAVE = ["python", "save_attention.py", "model=a/b", "save_name=out"]
+AUGMENT = ["python", "data_augmentation.py", "model=a/b", "dataset=data/biography_real.csv", "save_name=out"]
+RANDOM = [*AUGMENT, "augment_type=random", "multiply=2"]
+ATTENTION = [*AUGMENT, "augment_type=attention", "multiply=2", "alpha=0.7", "beta=0.05"]
+
+MISTAKES = {
+    "misspelt with the plus": ([*RANDOM, "+alhpa=0.7"], "unknown key alhpa: did you mean alpha?"),
+    "misspelt without the plus": ([*RANDOM, "alhpa=0.7"], "unknown key alhpa: did you mean alpha?"),
+    "misspelt in a sub-tree": (["python", "train.py", "model_dir=out", "trainer.learningrate=1"], "learningrate"),
+    "a key that is missing": (RANDOM, "still needed: alpha=..."),
+    "alpha=2": ([*RANDOM, "alpha=2"], "alpha=2: must be a number from 0 to 1"),
+    "a word for a number": ([*RANDOM, "alpha=much"], "alpha=much: must be a number from 0 to 1"),
+    "multiply=0": ([*RANDOM, "alpha=1", "multiply=0"], "multiply=0: must be a whole number from 1"),
+    "a choice that is none": (
+        [*ATTENTION, "augment_type=both"],
+        "augment_type=both: must be one of: random, attention",
+    ),
+    "attention without weights": (ATTENTION, "augment_type=attention needs attn_weights=..."),
+    "random with weights": ([*RANDOM, "alpha=1", "beta=1"], "beta has no meaning for augment_type=random"),
+    "a file that is missing": ([*SAVE, "dataset=none.csv"], "dataset=none.csv: no such file"),
+    "a CSV without text": ([*SAVE, "dataset=data/prompts.csv"], "data/prompts.csv: no column 'text'"),
+    "a folder without a model": ([*SAVE, "model=data", "dataset=data/biography_real.csv"], "the folder holds no model"),
+    "a file that is no model": (
+        [*SAVE, "model=data/prompts.csv", "dataset=data/biography_real.csv"],
+        "the file is not a GGUF model",
+    ),
+    "a path that is not there": ([*SAVE, "model=./none", "dataset=data/biography_real.csv"], "no such folder or file"),
+    "a dump that is missing": ([*ATTENTION, "attn_weights=none"], "none.pkl: no such dump"),
+    "a dump of other texts": ([*ATTENTION, "attn_weights=other"], "other.pkl was made from other texts: row 1"),
+    "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl has 1 rows and"),
+    "a pickle that runs code": ([*ATTENTION, "attn_weights=hostile"], "hostile.pkl: refused: it asks for"),
+    "a pair of other texts": (
+        ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=fewer", "attn_diff=out"],
+        "the dumps are of other texts: model other has 15 rows, model fewer has 1",
+    ),
+    "evaluation of nothing": (["python", "evaluate.py"], "still needed: model_dir=<checkpoint>"),
+    "too many shots": (["python", "evaluate.py", "model_dir=a/b", "shots=99"], "shots=99: the examples have"),
+    "a configuration that is not there": (["python", "train.py", "--config-name", "none"], "none"),
+    "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
+}
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ("open('ran', 'w')",)
+
+
+@pytest.fixture(scope="module")
+def mistaken(workplace, run):
+    row = Row(text_hash("something else"), np.zeros(1, np.float32), np.array([[0, 4]], np.int32))
+    attention_dump.write(Dump("model other", "t", {}, [row] * 15), workplace / "other")
+    attention_dump.write(Dump("model fewer", "t", {}, [row]), workplace / "fewer")
+    (workplace / "hostile.pkl").write_bytes(pickle.dumps({"version": RunsCode()}))
+    return run
+
+
+def files(folder) -> set:
+    return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(mistake, mistaken, workplace):
+    command, message = MISTAKES[mistake]
+    before = files(workplace)
+    done = mistaken(["python", "-X", "importtime", *command[1:]], code=2)
+    imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, flags=re.MULTILINE)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith(command[1] + ": ")
+    assert message in said[0]
+    assert done.stdout == ""
+    # These are what takes seconds; a sub-tree's keys are known to the libraries alone.
+    if "sub-tree" not in mistake:
+        assert not {"torch", "transformers", "pandas"} & set(imported)
+    assert files(workplace) == before
+
+
+def test_a_misspelt_key_of_a_library_is_one_line_too(run):
+    done = run("python train.py model_dir=out +trainer.learningrate=1 model=a/b", code=2)
+    assert done.stderr == "train.py: trainer: unknown key learningrate: did you mean learning_rate?\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_every_key_before_torch_is_imported(script, run):
+    done = run(["python", "-X", "importtime", f"{script}.py", "--help"])
+    assert not re.search(r"\| +(torch|transformers|pandas)$", done.stderr, flags=re.MULTILINE)
+    for key in keys(script):
+        assert re.search(rf"^{key}:", done.stdout, flags=re.MULTILINE)
+    assert f"conf/{script}.yaml" in done.stdout
+
+
+def keys(script: str) -> list[str]:
+    return [key for key in OmegaConf.load(config.CONFIG_FOLDER / f"{script}.yaml") if key != "defaults"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_key_has_a_rule_a_comment_and_a_reader(script):
+    lines = (config.CONFIG_FOLDER / f"{script}.yaml").read_text().splitlines()
+    rules = importlib.import_module(script).RULES
+    assert keys(script) == list(rules)
+    code = (config.CONFIG_FOLDER.parent / f"{script}.py").read_text()
+    for key in keys(script):
+        (line,) = [number for number, line in enumerate(lines) if line.startswith(f"{key}:")]
+        assert lines[line - 1].startswith("# "), f"{key} has no comment"
+        assert re.search(rf"""config\.{key}\b|settings\["{key}"\]|config\[key\]""", code), f"nothing reads {key}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_defaults_pass_their_own_rules(script):
+    rules = importlib.import_module(script).RULES
+    with initialize_config_dir(str(config.CONFIG_FOLDER), version_base=None):
+        composed = compose(script)
+    for key, rule in rules.items():
+        if not OmegaConf.is_missing(composed, key):
+            assert rule(composed[key]) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        (config.number(0, 1), [0, 1, 0.5], [-0.1, 1.1, "0.5", True, None, float("nan")]),
+        (config.integer(1), [1, 7], [0, 1.5, True, "1", None]),
+        (config.boolean(), [True, False], [0, "true", None]),
+        (config.optional(config.integer(1)), [None, 2], [0]),
+        (config.one_of("auto", True, False), ["auto", True, False], ["Auto", None, 1, "true"]),
+        (config.text(), ["a"], ["", 3, None]),
+        (config.model(), ["gpt2", "org/name-1.5B"], ["", "a/b/c", "/none", "../none", "none.gguf", 5, "org/na me"]),
+    ],
+)
+def test_rules(rule, good, bad):
+    assert [rule(value) for value in good] == [None] * len(good)
+    assert all(rule(value) for value in bad)
+
+
+def test_a_missing_interpolation_is_an_input_error():
+    with pytest.raises(InputError, match="x"):
+        config.check(OmegaConf.create({"x": "${nowhere}"}), {"x": config.text()})

@@ -1,0 +1,35 @@
+"""Several processes (gloo, on the CPU) do what one does."""
+
+import json
+
+import numpy as np
+
+from utils import attention_dump
+
+TORCHRUN = "torchrun --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rdzv-endpoint localhost:0"
+
+
+def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
+    arguments = f"save_attention.py model={tiny_model} dataset=data/biography_real.csv batch_tokens=256"
+    run(f"python {arguments} save_name=one", OMP_NUM_THREADS="1")
+    run(f"{TORCHRUN} {arguments} save_name=two")
+    one, two = (attention_dump.read_dump(workplace / name) for name in ("one", "two"))
+    assert (one.model, one.tokenizer, one.settings) == (two.model, two.tokenizer, two.settings)
+    for of_one, of_two in zip(one.rows, two.rows, strict=True):
+        assert of_one.text_sha256 == of_two.text_sha256
+        np.testing.assert_array_equal(of_one.offsets, of_two.offsets)
+        # The batches are the same ones, so nothing but the order of threads' sums could differ.
+        np.testing.assert_allclose(of_one.values, of_two.values, rtol=1e-6)
+
+
+def test_two_processes_train_and_share_the_batches(run, workplace, tiny_model):
+    done = run(
+        f"{TORCHRUN} train.py model={tiny_model} model_dir=out trainer.num_train_epochs=2 "
+        "trainer.per_device_train_batch_size=4 trainer.logging_steps=1"
+    )
+    # 100 texts in batches of 2 x 4: 13 steps an epoch, as of one process with 8.
+    steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "out").glob("checkpoint-*"))
+    assert steps == [13, 26]
+    assert done.stdout.count("Training ") == 1
+    log = json.loads((workplace / "out/checkpoint-26/trainer_state.json").read_text())["log_history"]
+    assert log[-1]["loss"] < log[0]["loss"]

@@ -1,0 +1,53 @@
+"""The README's commands are commands: each composes, and its values pass the rules."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.conftest import ROOT
+from utils.config import CONFIG_FOLDER, model
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+LINES = "".join(BLOCKS).replace("\\\n", " ").splitlines()
+COMMANDS = [line for line in LINES if re.search(r"\b(save_attention|contrast_attention|data_augmentation|train|evaluate)\.py\b", line)]
+
+
+def test_there_are_commands_for_all_five_scripts():
+    scripts = {name for command in COMMANDS for name in re.findall(r"(\w+)\.py", command)}
+    assert scripts >= {"save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_is_understood(command):
+    words = shlex.split(command, comments=True)
+    (script,) = [word.removesuffix(".py") for word in words if word.endswith(".py")]
+    overrides = [word for word in words[words.index(f"{script}.py") + 1 :] if "=" in word and not word.startswith("--")]
+    rules = importlib.import_module(script).RULES
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+        config = compose(script, overrides)
+    assert set(config) == set(rules)
+    assert not OmegaConf.missing_keys(config)
+    for key, rule in rules.items():
+        problem = rule(config[key])
+        # What an earlier command makes, or the reader brings, is not here.
+        assert problem is None or problem == "no such file" or rule.__qualname__ == model().__qualname__ or (
+            "no such folder" in problem
+        )
+
+
+def test_the_file_table_names_every_module():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "utils").glob("*.py"), *(ROOT / "demo").glob("*.*")]:
+        if path.name != "__init__.py":
+            assert path.name in README, path.name
+
+
+def test_the_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    assert Path(ROOT / "README.md").is_file()

@@ -1,0 +1,189 @@
+"""Training on a tiny model: what carries loss, LoRA and full fine-tuning, packing, resuming, the seed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+import train
+from tests import tiny
+from utils.config import CONFIG_FOLDER
+from utils.errors import InputError
+from utils.models import load_model
+from utils.tokens import load_tokenizer
+
+TEXTS = ["<name>Ada</name> was born in <city>Lyon</city>.", "Bo       lives in    Odense.", "A much longer text, " * 8]
+TRAINER = {"trainer.max_steps": 4, "trainer.logging_steps": 1, "trainer.per_device_train_batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "texts.csv"
+    path.write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS))
+    return path
+
+
+@pytest.fixture
+def run(tiny_model, dataset, tmp_path):
+    """Train into tmp_path / name with the YAML's defaults but for the keys that are given; returns that folder."""
+
+    def run_training(name: str, **keys):
+        keys = {"model": tiny_model, "dataset": dataset, "model_dir": tmp_path / name, **TRAINER, **keys}
+        overrides = [f"{key}={value}" for key, value in keys.items() if not key.startswith("+")]
+        overrides += [f"{key}={value}" for key, value in keys.items() if key.startswith("+")]
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+            config = compose("train", overrides)
+        train.main.__wrapped__(config)
+        return tmp_path / name
+
+    return run_training
+
+
+def losses(folder) -> list[float]:
+    (state,) = [json.loads((last_checkpoint(folder) / "trainer_state.json").read_text())]
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def last_checkpoint(folder):
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def adapter(folder) -> dict[str, torch.Tensor]:
+    return load_file(last_checkpoint(folder) / "adapter_model.safetensors")
+
+
+def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
+    """[(token, id, label)] of every text, as the Trainer gets them."""
+    trainers = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(trainer, **_):
+        trainers.append(trainer)
+        raise Stopped
+
+    monkeypatch.setattr(transformers.Trainer, "train", stop)
+    with pytest.raises(Stopped):
+        run("labels", **keys)
+    (trainer,) = trainers
+    return [
+        (trainer.processing_class.decode(token), token, label)
+        for example in trainer.train_dataset
+        for token, label in zip(example["input_ids"], example["labels"], strict=True)
+    ]
+
+
+def test_the_loss_is_on_every_token(run, monkeypatch):
+    found = labels_of_the_texts(run, monkeypatch)
+    assert all(token == label for _, token, label in found)
+    words = "".join(piece for piece, *_ in found).replace("<bos>", "")
+    assert words == "".join(TEXTS).replace("<name>", "").replace("</name>", "").replace("<city>", "").replace(
+        "</city>", ""
+    )
+
+
+def test_without_loss_on_blanks_tokens_of_spaces_alone_carry_none(run, monkeypatch):
+    found = labels_of_the_texts(run, monkeypatch, loss_on_blanks="false")
+    for piece, token, label in found:
+        assert label == (-100 if piece.isspace() else token)
+    assert any(piece.isspace() for piece, *_ in found)
+
+
+def test_padding_carries_no_loss_and_an_end_of_text_token_does():
+    """With pad equal to eos, masking by the token's id would take the loss off a real end of text."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    collate = transformers.DataCollatorForSeq2Seq(tokenizer)
+    end = tokenizer.eos_token_id
+    batch = collate([{"input_ids": [5, 6, 7, end], "labels": [5, 6, 7, end]}, {"input_ids": [8], "labels": [8]}])
+    assert batch["labels"].tolist() == [[5, 6, 7, end], [8, -100, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+
+
+def test_packing_changes_no_loss(run):
+    padded = losses(run("padded", **{"trainer.bf16": "false"}))
+    packed = losses(run("packed", **{"trainer.bf16": "false"}, packing="true"))
+    # Sums of float32 in another order, through three layers and four updates.
+    np.testing.assert_allclose(packed, padded, rtol=1e-3)
+
+
+def test_the_seed_decides_and_nothing_else(run):
+    one, again, other = run("one"), run("again"), run("other", seed=2)
+    for name, weight in adapter(one).items():
+        assert torch.equal(weight, adapter(again)[name])
+    assert any(not torch.equal(weight, adapter(other)[name]) for name, weight in adapter(one).items())
+
+
+def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
+    every_step = {"trainer.save_strategy": "steps", "+trainer.save_steps": 1}
+    unbroken = run("unbroken", **every_step)
+    broken = run("broken", **every_step)
+    for step in (3, 4):
+        for file in sorted((broken / f"checkpoint-{step}").iterdir(), reverse=True):
+            file.unlink()
+        (broken / f"checkpoint-{step}").rmdir()
+    run("broken", **every_step, resume="true")
+    assert "from " + str(broken / "checkpoint-2") in capsys.readouterr().out
+    for name, weight in adapter(unbroken).items():
+        torch.testing.assert_close(weight, adapter(broken)[name], rtol=1e-6, atol=1e-8)
+
+
+def test_resume_begins_where_there_is_nothing_to_resume(run):
+    assert last_checkpoint(run("fresh", resume="true")).name == "checkpoint-4"
+
+
+def test_checkpoints_are_not_mixed_with_those_of_another_run(run):
+    folder = run("once")
+    with pytest.raises(InputError, match="resume=true"):
+        run("once")
+    assert last_checkpoint(folder).name == "checkpoint-4"
+
+
+def test_full_fine_tuning_trains_all_weights_in_float32(run, tiny_model):
+    folder = run("full", lora="null")
+    trained, base = load_model(str(last_checkpoint(folder))), load_model(str(tiny_model))
+    assert trained.dtype == torch.float32
+    # Tokens that no text holds get no gradient, but every matrix changes somewhere.
+    for (name, weight), (_, before) in zip(trained.named_parameters(), base.named_parameters(), strict=True):
+        assert not torch.equal(weight, before), name
+    assert load_tokenizer(str(last_checkpoint(folder)))("Lyon")["input_ids"]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
+def test_other_architectures_take_the_defaults(run, architecture, tmp_path):
+    model = tiny.save(tmp_path / architecture, architecture)
+    checkpoint = last_checkpoint(run("other", model=model))
+    assert type(load_model(str(checkpoint))).__name__ == "PeftModelForCausalLM"
+
+
+def test_an_adapter_finds_its_base_and_takes_another(run, tiny_model, tmp_path):
+    checkpoint = last_checkpoint(run("adapted"))
+    assert json.loads((checkpoint / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_model)
+    moved = tiny.save(tmp_path / "moved", "llama", seed=5)
+    weights = [
+        model.base_model.model.model.embed_tokens.weight
+        for model in (load_model(str(checkpoint)), load_model(str(checkpoint), base=str(moved)))
+    ]
+    assert not torch.equal(*weights)
+
+
+def test_modules_that_are_not_there_are_named(run):
+    with pytest.raises(InputError, match="lora: .*nowhere"):
+        run("nowhere", **{"lora.target_modules": "[nowhere]"})
+
+
+def test_a_text_beyond_the_context_is_named(run, tmp_path):
+    long = tmp_path / "long.csv"
+    long.write_text("text\nshort\n" + "word " * 600 + "\n")
+    with pytest.raises(InputError, match="row 2 has .* tokens and the model takes 512"):
+        run("long", dataset=long)
+
+
+def test_tensorboard_by_a_key(run):
+    folder = run("board", **{"trainer.report_to": "tensorboard"})
+    assert list(folder.rglob("events.out.tfevents*"))
