@@ -103,7 +103,7 @@ def main(config):
     artifacts.write_json(output / "metrics.json", metrics)
 
     table = pd.DataFrame(metrics["fields"] | {"average": metrics["average"]}).T
-    print(table.to_string(float_format=lambda value: f"{value:.2f}"))
+    print(table.dropna(axis=1, how="all").to_string(float_format=lambda value: f"{value:.2f}"))
     print(f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
 
 

@@ -19,7 +19,7 @@ def main(name: str, dataset: str) -> None:
     for row, tagged in zip(itertools.islice(rows, TEXTS), biography.read_texts(dataset), strict=False):
         text = biography.strip_tags(tagged)
         order = dropout.ranks(row.values).argsort()
-        shown = [f"{text[slice(*row.offsets[token])].strip()} ({row.values[token]:+.4f})" for token in order]
+        shown = [f"{text[slice(*row.offsets[token])].strip() or '␣'} ({row.values[token]:+.4f})" for token in order]
         print(f"\n{text}\n  highest: {' · '.join(shown[:TOKENS])}\n  lowest:  {' · '.join(shown[-TOKENS:])}")
 
 

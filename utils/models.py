@@ -46,5 +46,5 @@ def load_model(
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
     try:
         return AutoModelForCausalLM.from_pretrained(**arguments).eval()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("model", model, error) from error

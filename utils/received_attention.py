@@ -125,7 +125,8 @@ class ReceivedAttention:
                 query[:, :, start:end],
                 key[:, :, :end],
                 value[:, :, :end],
-                attention_mask(start, end, query.dtype),
+                # Made on the first layer's device; a sharded model's other layers lie elsewhere.
+                attention_mask(start, end, query.dtype).to(query.device),
                 dropout=0.0,
                 **kwargs,
             )

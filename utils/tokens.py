@@ -56,7 +56,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> "PreTrainedTo
         return load_tokenizer(base, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("tokenizer", model, error) from error
     if not tokenizer.is_fast:
         raise InputError(f"model={model}: its tokenizer gives no character offsets (transformers calls it slow)")
@@ -83,8 +83,8 @@ def cannot_load(what: str, model: str, error: Exception) -> InputError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     where = "" if Path(model).expanduser().exists() else " (not here, and not to be had from the hub)"
     return InputError(
-        f"model={model}: cannot load the {what}{where}: {reason[:200]} "
-        "- give a hub name, a model's folder or a .gguf file as model=..."
+        f"model={model}: cannot load the {what}{where}: {reason[:200]} - give another model=..., "
+        "a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"
     )
 
 
