@@ -78,6 +78,7 @@ def main(config):
                     keep = dropout.keep_by_rank(weights_of(weights, row, encoded), config.alpha, config.beta)
                 else:
                     keep = dropout.keep_all_alike(len(encoded.offsets), config.alpha)
+                keep[encoded.special] = 1.0
                 # A row's draws depend on the seed and its number alone, not on the rows before it.
                 generator = np.random.default_rng([config.seed, row])
                 for variant in dropout.variants(plain, encoded.offsets, keep, config.multiply, generator):

@@ -60,7 +60,7 @@ def main(config):
         settings={
             "include_self": config.include_self,
             # What was fed, whoever put it there: a dump with a special token first compares with any other such.
-            "prepend_bos": all(text.positions[0] > 0 for text in encoded),
+            "prepend_bos": all(0 not in text.positions for text in encoded),
             "dtype": str(language_model.dtype).removeprefix("torch."),
         },
         rows=[

@@ -90,6 +90,8 @@ def main(config):
         examples.append({"input_ids": of_text.input_ids, "labels": labels})
     if config.packing:
         collator = DataCollatorWithFlattening()
+    elif tokenizer.pad_token is None:
+        raise InputError(f"model={config.model}: its tokenizer has no special token to pad with; use packing=true")
     else:
         # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.
         collator = DataCollatorForSeq2Seq(tokenizer)

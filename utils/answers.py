@@ -30,10 +30,11 @@ def greedy_answers(
     Prompts are padded on the left and the padding is masked, so an answer does not depend on its batch.
     """
     device = model.get_input_embeddings().weight.device
+    padding = tokenizer.pad_token_id or 0  # always masked
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding,
         eos_token_id=model.generation_config.eos_token_id,
     )
     # Its set-up reads the whole vocabulary, so it is made once.
@@ -44,9 +45,7 @@ def greedy_answers(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         length = len(encoded[batch[0]])
-        padded = torch.tensor(
-            [[tokenizer.pad_token_id] * (length - len(encoded[index])) + encoded[index] for index in batch]
-        )
+        padded = torch.tensor([[padding] * (length - len(encoded[index])) + encoded[index] for index in batch])
         mask = torch.tensor([[0] * (length - len(encoded[index])) + [1] * len(encoded[index]) for index in batch])
         generated = model.generate(
             input_ids=padded.to(device),

@@ -27,12 +27,12 @@ from utils.errors import InputError
 
 VERSION = 1
 
-# All that a pickled numpy array or number needs: numpy 2 writes `numpy._core`, numpy 1 `numpy.core`.
+PLAIN_KINDS = "biuf"  # booleans, integers, floats: dtypes whose bytes are no pointers
+
+# numpy's own functions that a pickled array or number calls: numpy 2 writes `numpy._core`, numpy 1 `numpy.core`.
 ADMITTED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
     ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 
@@ -52,13 +52,34 @@ class Dump:
     rows: list[Row]
 
 
+class Refused(pickle.UnpicklingError):
+    """A pickle asked for what a dump has no use for."""
+
+
 class SafeUnpickler(pickle.Unpickler):
-    """Admits plain containers, strings, numbers and numpy arrays; a pickle can run code through any other name."""
+    """Admits plain containers, strings, numbers and numpy arrays of numbers.
+
+    Any other name in a pickle can run code. So can numpy's own names with an object dtype, for which numpy takes
+    bytes from the file as pointers; hence the stand-ins below for the names that make dtypes and arrays.
+    """
 
     def find_class(self, module: str, name: str):
+        if (module, name) == ("numpy", "dtype"):
+            return _plain_dtype
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # only ever an argument of _reconstruct; called itself, it would build an array of anything
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda *_: np.empty(0, np.uint8)  # the pickle then sets its shape, dtype and bytes
         if (module, name) in ADMITTED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a dump has no use for")
+        raise Refused(f"it asks for {module}.{name}, which a dump has no use for")
+
+
+def _plain_dtype(code: str, *_) -> np.dtype:
+    dtype = np.dtype(code) if isinstance(code, str) else None
+    if dtype is None or dtype.kind not in PLAIN_KINDS:
+        raise Refused(f"it holds an array of {code!r}, and a dump's arrays are of numbers")
+    return dtype
 
 
 def text_hash(text: str) -> str:
@@ -89,7 +110,7 @@ def read(name: str) -> Dump | list[np.ndarray]:
             content = SafeUnpickler(opened).load()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such dump; save_attention.py and contrast_attention.py write them") from error
-    except pickle.UnpicklingError as error:
+    except Refused as error:
         raise InputError(f"{path}: refused: {error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise InputError(f"{path}: not a dump, or a damaged one ({type(error).__name__}: {error})") from error
@@ -110,21 +131,25 @@ def read_dump(name: str) -> Dump:
 
 def _bare_list(content: Sequence) -> list[np.ndarray]:
     arrays = [np.asarray(values, dtype=np.float32) for values in content]
-    if not arrays or any(array.ndim != 1 for array in arrays):
-        raise ValueError("a list must hold one row of numbers a text")
+    if not arrays or any(array.ndim != 1 or not np.isfinite(array).all() for array in arrays):
+        raise ValueError("a list must hold one row of finite numbers a text")
     return arrays
 
 
 def _dump(content: dict) -> Dump:
-    if content["version"] != VERSION:
-        raise ValueError(f"version {content['version']}")
+    if not isinstance(content, dict) or content["version"] != VERSION:
+        raise ValueError(f"version {content['version']}" if isinstance(content, dict) else type(content).__name__)
     dump = Dump(**{key: value for key, value in content.items() if key != "version"})
+    if not isinstance(dump.settings, dict):
+        raise ValueError("settings must be a dict")
     dump.rows = [Row(**row) for row in dump.rows]
     for index, row in enumerate(dump.rows, start=1):
         count = len(row.values)
         expected = (np.float32, (count,), np.int32, (count, 2))
         if (row.values.dtype, row.values.shape, row.offsets.dtype, row.offsets.shape) != expected:
             raise ValueError(f"row {index}: values must be float32 [n] and offsets int32 [n, 2]")
+        if (row.offsets[:, 0] < 0).any() or (row.offsets[:, 0] > row.offsets[:, 1]).any():
+            raise ValueError(f"row {index}: offsets must be spans of characters")
         if not np.isfinite(row.values).all():
             raise ValueError(f"row {index}: values must be finite")
     return dump

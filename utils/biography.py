@@ -16,8 +16,8 @@ TAGGED_SPAN = re.compile(r"<([a-z_]+)>(.*?)</\1>", re.DOTALL)
 def read_texts(path: str | Path) -> Iterator[str]:
     """Yield the column `text` of a CSV file, row by row, tags and all.
 
-    Raises InputError that names the file and the row: no such file, not UTF-8, no column `text`, a
-    row of another width, an empty text, no row at all.
+    Raises InputError that names the file (no such file, not UTF-8, no column `text`, no row at all) or
+    the row as well (another width, an empty text).
     """
     path = Path(path)
     try:
@@ -42,14 +42,16 @@ def read_texts(path: str | Path) -> Iterator[str]:
 
 def strip_tags(tagged: str) -> str:
     """The text without its `<tag>` ... `</tag>` pairs; what lies between them stays."""
-    return TAGGED_SPAN.sub(r"\2", tagged)
+    while (outer_gone := TAGGED_SPAN.sub(r"\2", tagged)) != tagged:
+        tagged = outer_gone
+    return tagged
 
 
 def fields(tagged: str) -> dict[str, str]:
     """What each tag holds; the first one where a tag comes twice."""
     found: dict[str, str] = {}
     for tag, content in TAGGED_SPAN.findall(tagged):
-        found.setdefault(tag, content)
+        found.setdefault(tag, strip_tags(content))
     return found
 
 

@@ -8,6 +8,7 @@ The only module that knows Hydra. A script declares one rule for each key of its
 
 import difflib
 import functools
+import math
 import os
 import re
 import sys
@@ -54,7 +55,8 @@ def number(low: float, high: float = float("inf")) -> Rule:
     def rule(value):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         upper = f" to {high:g}" if high < float("inf") else ""
-        return None if is_number and low <= value <= high else f"must be a number from {low:g}{upper}"
+        in_range = is_number and low <= value <= high and math.isfinite(value)
+        return None if in_range else f"must be a number from {low:g}{upper}"
 
     return rule
 

@@ -6,6 +6,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from utils.errors import InputError
 from utils.tokens import adapter_base, cannot_load, source
 
 
@@ -28,6 +29,8 @@ def load_model(
     if named is not None:
         from peft import PeftModel
 
+        if not (base or named):
+            raise InputError(f"{model}: the adapter names no base model; give it as model=...")
         on = load_model(base or named, dtype, quant, trust_remote_code, place)
         return PeftModel.from_pretrained(on, str(Path(model).expanduser())).eval()
 

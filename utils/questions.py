@@ -26,7 +26,11 @@ def read_prompts(path: str | Path) -> dict[str, str]:
             reader = csv.DictReader(opened, strict=True)
             if not {"field", "prompt"} <= set(reader.fieldnames or []):
                 raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
-            prompts = {cells["field"]: cells["prompt"] for cells in reader}
+            prompts: dict[str, str] = {}
+            for cells in reader:
+                if cells["field"] in prompts:
+                    raise InputError(f"{path}: field {cells['field']!r} has two prompts")
+                prompts[cells["field"]] = cells["prompt"]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
     for field, prompt in prompts.items():
@@ -42,7 +46,8 @@ def ask(
 ) -> list[Question]:
     """For each field, a question about each of the `first` people, with `shots` examples from the pool.
 
-    A question's examples depend on the seed, its field and its person's name alone; nobody is their own example.
+    A question's examples depend on the pool, the seed, its field and its person's name, not on who else is asked;
+    nobody is their own example.
     """
     questions = []
     for field, template in prompts.items():

@@ -23,12 +23,14 @@ class Encoded:
     """One text as a model is fed it.
 
     input_ids: list of T ids, special tokens among them; positions: int64 [n], where among the T the tokens are
-    that have characters in the text; offsets: int32 [n, 2], those characters, end exclusive.
+    that have characters in the text; offsets: int32 [n, 2], those characters, end exclusive; special: bool [n],
+    which of the n are special tokens that the text itself spells out.
     """
 
     input_ids: list[int]
     positions: np.ndarray
     offsets: np.ndarray
+    special: np.ndarray
 
 
 def source(model: str) -> dict[str, object]:
@@ -42,13 +44,18 @@ def source(model: str) -> dict[str, object]:
 
 
 def adapter_base(model: str) -> str | None:
-    """The base model that an adapter's folder names; None where `model` is not such a folder."""
+    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder."""
     path = Path(model).expanduser() / "adapter_config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
 
 
 def load_tokenizer(model: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
-    """The model's tokenizer, with a padding token; InputError where it can't be had or gives no offsets."""
+    """The model's tokenizer, with a padding token if it has any special one.
+
+    Raises InputError where it can't be had or gives no character offsets.
+    """
     from transformers import AutoTokenizer
 
     base = adapter_base(model)
@@ -61,8 +68,8 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> "PreTrainedTo
     if not tokenizer.is_fast:
         raise InputError(f"model={model}: its tokenizer gives no character offsets (transformers calls it slow)")
     if tokenizer.pad_token is None:
-        # Padding is always masked, so any token serves.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
     return tokenizer
 
 
@@ -130,7 +137,10 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
         shift = int(missing)
         offsets = np.asarray(spans, dtype=np.int32).reshape(-1, 2)
         in_text = (offsets[:, 0] < offsets[:, 1]) & ~np.asarray(special, dtype=bool)
-        results.append(Encoded([bos] * shift + list(input_ids), np.flatnonzero(in_text) + shift, offsets[in_text]))
+        spelt_out = np.isin(np.asarray(input_ids, dtype=np.int64)[in_text], tokenizer.all_special_ids)
+        results.append(
+            Encoded([bos] * shift + list(input_ids), np.flatnonzero(in_text) + shift, offsets[in_text], spelt_out)
+        )
     return results
 
 

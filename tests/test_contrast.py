@@ -1,0 +1,195 @@
+"""Contrast of two dumps, projection between tokenizers against a slow loop over characters, weights for a text."""
+
+import math
+
+import numpy as np
+import pytest
+
+from utils.attention_dump import Dump, Row
+from utils.contrast import combine, contrast, project, weights_of
+from utils.errors import InputError
+from utils.tokens import Encoded
+
+# Each value and each projection is rounded to float32 once, by at most half of this in relation to its size.
+RELATIVE = 2.0**-23
+# Running sums in float64 of some hundred numbers of at most a few hundred, each rounded by 2^-53 of its size.
+ABSOLUTE = 1e-11
+
+OFFSETS = np.array([[0, 3], [3, 8], [8, 9]], np.int32)
+OTHER_OFFSETS = np.array([[0, 4], [4, 9]], np.int32)
+LARGE = np.array([0.3, 0.1, 0.0], np.float32)
+SMALL = np.array([0.2, 0.7, 0.0], np.float32)
+
+
+def make_dump(model, values, offsets=OFFSETS, tokenizer="tokenizer", hashes=("first", "second"), **settings) -> Dump:
+    rows = [Row(text_sha256, np.asarray(values, np.float32), offsets) for text_sha256 in hashes]
+    return Dump(model, tokenizer, {"include_self": False, "prepend_bos": True, "dtype": "float32"} | settings, rows)
+
+
+def slow_project(values, offsets, target_offsets) -> list[float]:
+    """Character by character, as method.md says it."""
+    of_character = {}
+    for character in range(int(max([0, *offsets[:, 1]]))):
+        laid = [float(value) for value, (start, end) in zip(values, offsets, strict=True) if start <= character < end]
+        if laid:
+            of_character[character] = sum(laid) / len(laid)
+    projected = []
+    for start, end in target_offsets:
+        covered = [of_character[character] for character in range(start, end) if character in of_character]
+        projected.append(sum(covered) / len(covered) if covered else 0.0)
+    return projected
+
+
+def test_difference_is_float32_subtraction_token_by_token():
+    generator = np.random.default_rng(0)
+    large, small = generator.random((2, 50)).astype(np.float32)
+    offsets = np.stack([np.arange(50), np.arange(50) + 1], axis=1).astype(np.int32)
+    made = contrast(make_dump("big", large, offsets), make_dump("little", small, offsets))
+    assert made.tokenizer == "tokenizer"
+    assert "big" in made.model and "little" in made.model
+    assert made.settings["include_self"] is False and made.settings["operation"] == "difference"
+    assert [row.text_sha256 for row in made.rows] == ["first", "second"]
+    for row in made.rows:
+        assert row.values.dtype == np.float32
+        assert row.values.tolist() == [float(one - other) for one, other in zip(large, small, strict=True)]
+        np.testing.assert_array_equal(row.offsets, offsets)
+
+
+def test_the_dumps_themselves_stay_as_they_are():
+    large, small = make_dump("big", LARGE), make_dump("little", SMALL)
+    contrast(large, small)
+    assert large.settings == small.settings == make_dump("", LARGE).settings
+    np.testing.assert_array_equal(large.rows[0].values, LARGE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hashes": ("first", "other")},
+        {"hashes": ("second", "first")},
+        {"hashes": ("first",)},
+        {"hashes": ("first", "second", "third")},
+        {"include_self": True},
+        {"prepend_bos": False},
+        {"only_here": 1},
+        {"offsets": np.array([[0, 3], [3, 7], [7, 9]], np.int32)},
+        {"offsets": OTHER_OFFSETS, "values": SMALL[:2]},
+    ],
+    ids=str,
+)
+def test_a_mismatch_names_both_models(changes):
+    large, small = make_dump("big/one", LARGE), make_dump("little/one", **{"values": SMALL} | changes)
+    for pair in ((large, small), (small, large)):
+        with pytest.raises(InputError, match="big/one") as caught:
+            contrast(*pair)
+        assert "little/one" in str(caught.value)
+
+
+def test_the_message_names_the_row_or_the_setting():
+    with pytest.raises(InputError, match="row 2"):
+        contrast(make_dump("big", LARGE), make_dump("little", SMALL, hashes=("first", "other")))
+    with pytest.raises(InputError, match="include_self"):
+        contrast(make_dump("big", LARGE), make_dump("little", SMALL, include_self=True))
+
+
+def test_dtypes_may_differ_and_both_are_kept():
+    made = contrast(make_dump("big", LARGE, dtype="bfloat16"), make_dump("little", SMALL, dtype="float16"))
+    assert "bfloat16" in made.settings["dtype"] and "float16" in made.settings["dtype"].replace("bfloat16", "")
+
+
+def test_project_by_hand():
+    """The text is `Ann🙂 ab`: the tokens are Ann, three that share the emoji, and ab; no token has the space."""
+    offsets = np.array([[0, 3], [3, 4], [3, 4], [3, 4], [5, 7]])
+    values = np.array([4, 1, 2, 6, 8], np.float32)
+    targets = np.array([[0, 2], [2, 4], [4, 6], [6, 7], [4, 5], [7, 9], [0, 7]])
+    assert project(values, offsets, targets).tolist() == [4, 3.5, 8, 8, 0, 0, np.float32(31 / 6)]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_project_agrees_with_the_slow_definition(seed):
+    """Random spans of both tokenizers, so gaps, overlaps, empty spans and targets that nothing covers all occur."""
+    generator = np.random.default_rng(seed)
+    length = generator.integers(1, 60)
+    offsets = np.sort(generator.integers(0, length + 1, (generator.integers(0, 20), 2)), axis=1).astype(np.int32)
+    targets = np.sort(generator.integers(0, length + 20, (generator.integers(0, 20), 2)), axis=1).astype(np.int32)
+    values = (generator.normal(size=len(offsets)) * 10.0 ** generator.uniform(-4, 0, len(offsets))).astype(np.float32)
+    projected = project(values, offsets, targets)
+    assert projected.dtype == np.float32
+    np.testing.assert_allclose(projected, slow_project(values, offsets, targets), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_project_from_no_tokens_gives_zeros():
+    empty = np.zeros((0, 2), np.int32)
+    assert project(np.zeros(0, np.float32), empty, OFFSETS).tolist() == [0, 0, 0]
+    assert project(LARGE, OFFSETS, empty).tolist() == []
+
+
+@pytest.mark.parametrize("offsets", [OFFSETS, np.array([[0, 2], [1, 3], [1, 3]])])
+def test_equal_offsets_give_the_values_back(offsets):
+    """Even where tokens overlap, and so would be averaged."""
+    values = np.array([0.1, 0.7, 1e-30], np.float32)
+    assert project(values, offsets, offsets.copy()).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(("target", "offsets"), [("large", OFFSETS), ("small", OTHER_OFFSETS)])
+def test_target_chooses_tokens_and_fingerprint(target, offsets):
+    large = make_dump("big", LARGE, OFFSETS, "tokenizer of large")
+    small = make_dump("little", SMALL[:2], OTHER_OFFSETS, "tokenizer of small")
+    made = contrast(large, small, target=target)
+    assert made.tokenizer == f"tokenizer of {target}"
+    expected = np.subtract(slow_project(LARGE, OFFSETS, offsets), slow_project(SMALL[:2], OTHER_OFFSETS, offsets))
+    for row in made.rows:
+        np.testing.assert_array_equal(row.offsets, offsets)
+        # Both projections are rounded to float32 before they are subtracted; none is above 1.
+        np.testing.assert_allclose(row.values, expected, rtol=0, atol=2 * RELATIVE)
+
+
+def test_target_changes_nothing_under_one_tokenizer():
+    one, other = (
+        contrast(make_dump("big", LARGE), make_dump("little", SMALL), target=side) for side in ("large", "small")
+    )
+    assert one.rows[0].values.tolist() == other.rows[0].values.tolist()
+    assert one.tokenizer == other.tokenizer
+
+
+def test_log_ratio():
+    large = np.array([0.3, 0.1, 0.0, 0.2, 0.0, 1e-9], np.float32)
+    small = np.array([0.2, 0.7, 0.5, 0.0, 0.0, 1.0], np.float32)
+    ratios = combine(large, small, "log_ratio")
+    assert ratios.dtype == np.float32
+    for ratio, one, other in zip(ratios, large, small, strict=True):
+        expected = math.log(float(one) / float(other)) if one and other else 0.0
+        # The quotient is rounded to float32, which moves its logarithm by as much as the quotient in relation.
+        assert ratio == pytest.approx(expected, rel=RELATIVE, abs=RELATIVE)
+    made = contrast(make_dump("big", large[:3]), make_dump("little", small[:3]), "log_ratio")
+    assert made.rows[0].values.tolist() == ratios[:3].tolist()
+    assert made.settings["operation"] == "log_ratio"
+
+
+def test_weights_of_a_dump_are_those_of_the_row():
+    weights = make_dump("big", LARGE)
+    weights.rows[1].values = SMALL
+    encoded = Encoded([1, 5, 6, 7], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
+    assert weights_of(weights, 1, encoded).tolist() == SMALL.tolist()
+
+
+def test_weights_of_a_dump_of_another_tokenizer_are_projected():
+    encoded = Encoded([5, 6], np.array([0, 1]), OTHER_OFFSETS, np.zeros(2, bool))
+    found = weights_of(make_dump("big", LARGE), 0, encoded)
+    np.testing.assert_allclose(found, slow_project(LARGE, OFFSETS, OTHER_OFFSETS), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_weights_of_a_bare_list():
+    """One value a token, or one an id with the tokenizer's own special tokens (here first and last)."""
+    encoded = Encoded([1, 5, 6, 7, 2], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
+    without, within = np.array([3, 2, 1], np.float32), np.array([9, 3, 2, 1, 8], np.float32)
+    assert weights_of([within, without], 1, encoded).tolist() == [3, 2, 1]
+    assert weights_of([within, without], 0, encoded).tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 6])
+def test_a_bare_list_of_another_length_names_the_row(count):
+    encoded = Encoded([1, 5, 6, 7, 2], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
+    weights = [np.zeros(3, np.float32), np.zeros(count, np.float32)]
+    with pytest.raises(InputError, match=f"row 2 has {count} values"):
+        weights_of(weights, 1, encoded)

@@ -1,0 +1,130 @@
+"""Stage 3 as a whole: the file it writes, for both kinds of augmentation."""
+
+import csv
+import pickle
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+import data_augmentation
+from utils import attention_dump, tokens
+from utils.attention_dump import Dump, Row, text_hash
+from utils.config import CONFIG_FOLDER
+from utils.errors import InputError
+
+TEXTS = ['She said "no", twice.', "Zoë Müller 🙂 was born in Łódź.", "It ends <eos> here."]
+RANDOM = {"augment_type": "random", "alpha": 0.5, "multiply": 4}
+ATTENTION = {"augment_type": "attention", "alpha": 0.9, "beta": 0.5, "multiply": 4, "attn_weights": "weights"}
+
+
+@pytest.fixture
+def augment(tiny_model, tmp_path, monkeypatch):
+    """Run the stage in tmp_path on TEXTS, one of them tagged; returns the rows of the file."""
+    monkeypatch.chdir(tmp_path)
+    with open("texts.csv", "w", newline="") as opened:
+        csv.writer(opened).writerows([["text"], [TEXTS[0].replace("She", "<name>She</name>")], [TEXTS[1]], [TEXTS[2]]])
+
+    def run(**keys) -> list[str]:
+        keys = {"model": tiny_model, "dataset": "texts.csv", "save_name": "out", **keys}
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+            config = compose("data_augmentation", [f"{key}={value}" for key, value in keys.items()])
+        data_augmentation.main.__wrapped__(config)
+        with open("data_augmented/out.csv", newline="", encoding="utf-8") as opened:
+            (header, *rows) = csv.reader(opened)
+        assert header == ["text"]
+        return [text for (text,) in rows]
+
+    return run
+
+
+def write_weights(tiny_model, **changes) -> list[tokens.Encoded]:
+    """A dump `weights` in which a text's first token ranks first, and so on."""
+    tokenizer = tokens.load_tokenizer(str(tiny_model))
+    encoded = tokens.encode(tokenizer, TEXTS)
+    rows = [
+        Row(text_hash(text), -np.arange(len(of_text.offsets), dtype=np.float32), of_text.offsets)
+        for text, of_text in zip(TEXTS, encoded, strict=True)
+    ]
+    attention_dump.write(Dump("m", changes.get("tokenizer", tokens.fingerprint(tokenizer)), {}, rows), "weights")
+    return encoded
+
+
+def is_variant(variant: str, text: str) -> bool:
+    return len(variant) == len(text) and all(new in (" ", old) for new, old in zip(variant, text, strict=True))
+
+
+def test_each_rows_variants_follow_each_other_in_the_datasets_order(augment):
+    rows = augment(**RANDOM)
+    assert len(rows) == 12
+    for index, row in enumerate(rows):
+        assert is_variant(row, TEXTS[index // 4])
+    assert len(set(rows)) > 6
+
+
+def test_the_seed_decides_the_file(augment):
+    assert augment(**RANDOM) == augment(**RANDOM)
+    assert augment(**RANDOM) != augment(**RANDOM, seed=2)
+
+
+def test_more_variants_of_a_text_leave_the_other_texts_draws(augment):
+    """A row's draws depend on the seed and its number alone."""
+    few, many = augment(**{**RANDOM, "multiply": 2}), augment(**{**RANDOM, "multiply": 3})
+    assert few[2:4] == many[3:5]
+
+
+def test_alpha_keeps_under_random_and_drops_under_attention(augment, tiny_model):
+    write_weights(tiny_model)
+    assert set(augment(**{**RANDOM, "alpha": 1})) == set(TEXTS)
+    assert set(augment(**{**ATTENTION, "alpha": 0})) == set(TEXTS)
+    all_dropped = augment(**{**RANDOM, "alpha": 0})
+    assert set("".join(all_dropped)) <= set(" ,.<eos>")
+
+
+def test_the_weights_decide_which_tokens_stay(augment, tiny_model):
+    """With beta this large and alpha=1 all but rank 0 is dropped, save commas, full stops and special tokens."""
+    encoded = write_weights(tiny_model)
+    rows = augment(**{**ATTENTION, "alpha": 1, "beta": 1000, "multiply": 1})
+    for row, text, of_text in zip(rows, TEXTS, encoded, strict=True):
+        start, end = of_text.offsets[0]
+        assert row[start:end] == text[start:end]
+        assert set(row[end:].replace("<eos>", "")) <= set(" ,.")
+
+
+def test_a_special_token_that_the_text_spells_out_is_never_dropped(augment):
+    assert all("<eos>" in row for row in augment(**{**RANDOM, "alpha": 0})[8:])
+
+
+def test_the_untouched_text_once_more_and_blanks_collapsed(augment):
+    rows = augment(**RANDOM, include_original="true", blank="collapse")
+    assert rows[4::5] == TEXTS
+    assert not any("  " in row for row in rows)
+    assert [len(row) for row in rows] != [len(row) for row in augment(**RANDOM, include_original="true")]
+
+
+def test_weights_of_another_tokenizer_are_projected_with_a_notice(augment, tiny_model, capsys):
+    write_weights(tiny_model)
+    same = augment(**ATTENTION)
+    assert "another tokenizer" not in capsys.readouterr().out
+    write_weights(tiny_model, tokenizer="another")
+    assert augment(**ATTENTION) == same
+    assert "another tokenizer" in capsys.readouterr().out
+
+
+def test_a_bare_list_is_taken_in_row_order_with_a_warning(augment, tiny_model, tmp_path, capsys):
+    encoded = write_weights(tiny_model)
+    same = augment(**ATTENTION)
+    arrays = [-np.arange(len(of_text.offsets), dtype=np.float64) for of_text in encoded]
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays))
+    assert augment(**ATTENTION) == same
+    assert "taken in row order" in capsys.readouterr().out
+
+
+def test_bad_weights_leave_the_file_of_before(augment, tmp_path):
+    before = augment(**RANDOM)
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps([np.zeros(3)] * 3))
+    with pytest.raises(InputError, match="row 1 has 3 values"):
+        augment(**ATTENTION)
+    with open(tmp_path / "data_augmented/out.csv", newline="", encoding="utf-8") as opened:
+        assert [text for (text,) in csv.reader(opened)][1:] == before
+    assert sorted(path.name for path in (tmp_path / "data_augmented").iterdir()) == ["out.csv", "out.json"]

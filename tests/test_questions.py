@@ -1,0 +1,115 @@
+"""Few-shot questions: the draw of examples, the prompt's layout, the choices, errors in the prompts' file."""
+
+import pytest
+
+from utils.errors import InputError
+from utils.questions import ask, read_prompts
+
+PROMPTS = {"city": "{name} was born in", "major": "What {name} ({name}!) studied is"}
+PEOPLE = [{"name": f"Person {letter}", "city": f"City {letter}", "major": f"Major {letter}"} for letter in "ABCDEFGHIJ"]
+POOL = [{"name": f"Known {letter}", "city": f"Town {letter}", "major": f"Art {letter}"} for letter in "KLMNOPQRS"]
+
+
+def prompts_of(people, pool=POOL, shots=5, seed=1, first=10) -> dict[tuple[str, str], str]:
+    return {
+        (question.field, question.name): question.prompt for question in ask(people, pool, PROMPTS, shots, seed, first)
+    }
+
+
+def test_layout_by_hand():
+    (city, major) = ask(PEOPLE[:1], POOL[:1], PROMPTS, shots=1, seed=1, first=1)
+    assert city.prompt == "Known K was born in Town K\n\nPerson A was born in"
+    assert major.prompt == "What Known K (Known K!) studied is Art K\n\nWhat Person A (Person A!) studied is"
+    assert (city.field, city.name, city.answer) == ("city", "Person A", "City A")
+    assert (major.field, major.name, major.answer) == ("major", "Person A", "Major A")
+    (city, _) = ask(PEOPLE[:1], POOL, PROMPTS, shots=0, seed=1, first=1)
+    assert city.prompt == "Person A was born in"
+
+
+def test_each_prompt_has_so_many_distinct_examples():
+    for (field, name), prompt in prompts_of(PEOPLE).items():
+        *examples, last = prompt.split("\n\n")
+        assert last == PROMPTS[field].replace("{name}", name)
+        known = [f"{PROMPTS[field].replace('{name}', person['name'])} {person[field]}" for person in POOL]
+        assert len(set(examples)) == 5 and set(examples) <= set(known)
+
+
+def test_every_field_asks_the_first_people_in_their_order():
+    questions = ask(PEOPLE, POOL, PROMPTS, shots=2, seed=1, first=3)
+    expected = [(field, person["name"]) for field in PROMPTS for person in PEOPLE[:3]]
+    assert [(question.field, question.name) for question in questions] == expected
+
+
+def test_examples_are_drawn_for_each_person_and_by_the_seed():
+    def draws(seed):
+        return [prompt.rsplit("\n\n", 1)[0] for prompt in prompts_of(PEOPLE, seed=seed).values()]
+
+    assert draws(1) == draws(1)
+    assert draws(1) != draws(2)
+    assert len(set(draws(1))) > 10
+    # Each of the nine is drawn for somebody.
+    assert all(any(person["name"] in draw for draw in draws(1)) for person in POOL)
+
+
+def test_examples_depend_neither_on_the_order_nor_on_the_number_of_people_asked():
+    everyone = prompts_of(PEOPLE)
+    assert prompts_of(PEOPLE[::-1]) == everyone
+    few = prompts_of(PEOPLE, first=3)
+    assert few == {key: everyone[key] for key in few} and len(few) == 6
+
+
+def test_nobody_is_their_own_example():
+    for (_, name), prompt in prompts_of(PEOPLE, pool=PEOPLE, shots=9).items():
+        examples = prompt.rsplit("\n\n", 1)[0]
+        assert name not in examples
+        assert all(other["name"] in examples for other in PEOPLE if other["name"] != name)
+
+
+def test_too_few_people_for_the_shots():
+    assert len(prompts_of(PEOPLE, shots=9)) == 20
+    with pytest.raises(InputError, match="shots=10.* 9 people"):
+        prompts_of(PEOPLE, shots=10)
+    with pytest.raises(InputError, match="shots=10.* 9 people"):
+        prompts_of(PEOPLE, pool=PEOPLE, shots=10)
+
+
+def test_choices_are_the_distinct_answers_of_everyone():
+    people = [*PEOPLE, PEOPLE[0] | {"name": "Person Z", "major": "Major Z"}]
+    for question in ask(people, POOL, PROMPTS, shots=1, seed=1, first=2):
+        assert len(question.choices) == len(set(question.choices))
+        assert set(question.choices) == {person[question.field] for person in people}
+        assert question.answer in question.choices
+
+
+def test_braces_in_names_are_plain_characters():
+    person = {"name": "Ann {0} {city}", "city": "Bonn", "major": "law"}
+    (city, _) = ask([person], POOL, PROMPTS, shots=0, seed=1, first=1)
+    assert city.prompt == "Ann {0} {city} was born in"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_read_prompts(tmp_path, mark):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes(mark + '"field","prompt"\n"city","Where, ""{name}""?"\n"date","{name} né le"\n'.encode())
+    assert read_prompts(path) == {"city": 'Where, "{name}"?', "date": "{name} né le"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "columns 'field' and 'prompt'"),
+        (b"field,question\ncity,{name}\n", "columns 'field' and 'prompt'"),
+        (b"field,prompt\n", "no prompts"),
+        (b"field,prompt\ndate,of {name}\ncity,where\n", "'city' must hold {name}"),
+        (b"field,prompt\ncity\n", "'city' must hold {name}"),
+        (b"field,prompt\n,of {name}\n", "must hold"),
+        (b'field,prompt\ncity,"{name}\n', "not a UTF-8 CSV"),
+        (b"field,prompt\ncity,{name} n\xe9\n", "not a UTF-8 CSV"),
+    ],
+)
+def test_errors_in_the_prompts_name_the_file(tmp_path, content, message):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value)
