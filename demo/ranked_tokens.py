@@ -1,10 +1,10 @@
-"""Print what a dump ranks highest and lowest in the first three texts.
+"""Print what a dump ranks highest and lowest in the first three texts, and how high it ranks each field.
 
-python demo/ranked_tokens.py demo_out/attn_difference data/biography_synthetic.csv
+    python demo/ranked_tokens.py demo_out/attn_difference data/biography_synthetic.csv
 """
 
-import itertools
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,11 +16,19 @@ TEXTS, TOKENS = 3, 10
 
 def main(name: str, dataset: str) -> None:
     rows = attention_dump.read_dump(name).rows
-    for row, tagged in zip(itertools.islice(rows, TEXTS), biography.read_texts(dataset), strict=False):
-        text = biography.strip_tags(tagged)
-        order = dropout.ranks(row.values).argsort()
-        shown = [f"{text[slice(*row.offsets[token])].strip() or '␣'} ({row.values[token]:+.4f})" for token in order]
-        print(f"\n{text}\n  highest: {' · '.join(shown[:TOKENS])}\n  lowest:  {' · '.join(shown[-TOKENS:])}")
+    by_field = defaultdict(list)
+    for number, (row, tagged) in enumerate(zip(rows, biography.read_texts(dataset), strict=True)):
+        text, spans = biography.field_spans(tagged)
+        rank = dropout.ranks(row.values)
+        if number < TEXTS:
+            shown = [text[slice(*row.offsets[token])].replace(" ", "␣") for token in rank.argsort()]
+            print(f"\n{text}\n  highest: {'  '.join(shown[:TOKENS])}\n  lowest:  {'  '.join(shown[-TOKENS:])}")
+        for (start, end), of_token in zip(row.offsets, rank / max(1, len(rank) - 1), strict=True):
+            fields = [field for field, (first, last) in spans.items() if end > first and start < last]
+            by_field[fields[0] if fields else "(no field)"].append(of_token)
+    print(f"\nMean rank of each field's tokens over {len(rows)} texts, 0 the highest and 1 the lowest:")
+    for field, ranks in sorted(by_field.items(), key=lambda item: sum(item[1]) / len(item[1])):
+        print(f"  {field:<10} {sum(ranks) / len(ranks):.2f}  ({len(ranks)} tokens)")
 
 
 if __name__ == "__main__":

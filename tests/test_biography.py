@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from utils.biography import fields, read_people, read_texts, strip_tags
+from utils.biography import field_spans, read_people, read_texts, strip_tags
 from utils.errors import InputError
 
 
@@ -32,11 +32,19 @@ def test_tags_are_removed_and_their_content_stays(tagged, plain):
 @pytest.mark.parametrize("text", ["one<br>two", "a < b and c > d", "<name>Ann", "Ann</name>", "<name>Ann</city>", "<>"])
 def test_what_is_no_pair_of_tags_is_left_alone(text):
     assert strip_tags(text) == text
-    assert fields(text) == {}
+    assert field_spans(text) == (text, {})
 
 
-def test_fields_holds_the_first_of_each_tag():
-    assert fields("<name>Ann</name> <city>Bonn</city> <name>Bob</name>") == {"name": "Ann", "city": "Bonn"}
+def test_field_spans_are_those_of_the_first_of_each_tag_in_the_text_without_tags():
+    text, spans = field_spans("So <name>Ann</name> of <city>Bonn</city> met <name>Bob</name>.")
+    assert text == "So Ann of Bonn met Bob."
+    assert spans == {"name": (3, 6), "city": (10, 14)}
+
+
+def test_nested_tags_go_as_well():
+    tagged = "<name><first>Ann</first> Lee</name> of <city>Bonn</city>"
+    assert strip_tags(tagged) == "Ann Lee of Bonn"
+    assert field_spans(tagged) == ("Ann Lee of Bonn", {"name": (0, 7), "city": (11, 15)})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -47,19 +47,27 @@ def strip_tags(tagged: str) -> str:
     return tagged
 
 
-def fields(tagged: str) -> dict[str, str]:
-    """What each tag holds; the first one where a tag comes twice."""
-    found: dict[str, str] = {}
-    for tag, content in TAGGED_SPAN.findall(tagged):
-        found.setdefault(tag, strip_tags(content))
-    return found
+def field_spans(tagged: str) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The text without tags, and where in it each tag's content lies: {tag: (start, end)}, end exclusive.
+
+    Of a tag that comes twice it is the first; of nested ones the outer.
+    """
+    plain, spans, end = "", {}, 0
+    for match in TAGGED_SPAN.finditer(tagged):
+        plain += tagged[end : match.start()]
+        content = strip_tags(match[2])
+        spans.setdefault(match[1], (len(plain), len(plain) + len(content)))
+        plain += content
+        end = match.end()
+    return plain + tagged[end:], spans
 
 
 def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
     """Each row's fields by tag; InputError names a row that lacks `name` or a field that is asked about."""
     people = []
     for row, tagged in enumerate(read_texts(path), start=1):
-        person = fields(tagged)
+        plain, spans = field_spans(tagged)
+        person = {tag: plain[start:end] for tag, (start, end) in spans.items()}
         lacking = [tag for tag in ("name", *asked) if not person.get(tag, "").strip()]
         if lacking:
             raise InputError(f"{path}: row {row} has no <{lacking[0]}>...</{lacking[0]}>")
