@@ -1,6 +1,6 @@
 """Print what a dump ranks highest and lowest in the first three texts, and how high it ranks each field.
 
-    python demo/ranked_tokens.py demo_out/attn_difference data/biography_synthetic.csv
+python demo/ranked_tokens.py demo_out/attn_difference data/biography_synthetic.csv
 """
 
 import sys

@@ -10,7 +10,7 @@ grouped queries, soft caps, sinks, sliding windows and the like are what the mod
 
 import math
 import sys
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -48,11 +48,18 @@ class BlockMask:
     """
 
     def __init__(self, **arguments):
-        arguments = {key: value for key, value in arguments.items() if key not in ("q_length", "q_offset", "kv_length")}
-        self.make = partial(eager_mask, **arguments)
+        # Layers come one after the other; where one block holds the whole text, they share its mask.
+        self.make = lru_cache(maxsize=1)(partial(eager_mask, **arguments))
 
-    def __call__(self, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-        return self.make(q_length=end - start, q_offset=start, kv_length=end, dtype=dtype)
+    def __call__(self, first_key: int, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        """For the queries from `start` and the keys from `first_key`, both up to `end`."""
+        return self.make(
+            q_length=end - start, q_offset=start, kv_length=end - first_key, kv_offset=first_key, dtype=dtype
+        )
+
+
+class LastLayerRead(Exception):
+    """Ends a pass through the model: nothing after the last layer's attention weights matters here."""
 
 
 class ReceivedAttention:
@@ -65,6 +72,7 @@ class ReceivedAttention:
     def __init__(self, model: PreTrainedModel, include_self: bool = False):
         self.model = model
         self.include_self = include_self
+        self.layers = None  # how many layers call `_attend`, known once a whole pass is done
         AttentionInterface.register(NAME, self._attend)
         AttentionMaskInterface.register(NAME, lambda **arguments: BlockMask(**arguments))
         try:
@@ -79,10 +87,13 @@ class ReceivedAttention:
         """float32 [batch, T] on the CPU from int64 [batch, T] each; padding (mask 0) stands on the right and gets 0."""
         self.real = attention_mask.bool()
         self.total = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
-        self.maps = 0
+        self.maps = self.calls = 0
         try:
             # The body without its vocabulary head, which extraction has no use for.
             self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.layers = self.calls
+        except LastLayerRead:
+            pass
         except KeyError as error:
             raise self._bypassed() from error
         if self.maps == 0:
@@ -108,37 +119,44 @@ class ReceivedAttention:
 
     def _attend(self, module, query, key, value, attention_mask, dropout=0.0, **kwargs):
         """One layer: query [batch, heads, T, size] -> output [batch, T, heads, size]; adds to the columns' sums."""
-        if not isinstance(attention_mask, BlockMask) or query.shape[2] != self.real.shape[1]:
+        readable = isinstance(attention_mask, BlockMask) and query.shape[2] == self.real.shape[1]
+        if not readable or not getattr(module, "is_causal", True):
             raise self._bypassed()
         eager = sys.modules[type(module).__module__].eager_attention_forward
         batch, heads, length, _ = query.shape
         real = self.real.to(query.device)
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
+        window = kwargs.get("sliding_window") or length
         outputs, start = [], 0
         while start < length:
-            # A query looks at no later key, so a block needs the keys up to its end alone: the most rows for which
-            # rows * (start + rows) weights a head fit.
-            rows = (math.isqrt(start**2 + 4 * (BLOCK_ELEMENTS // (batch * heads))) - start) // 2
+            # A query looks at no later key and at none before its window, so a block has before + rows keys: the
+            # most rows for which rows * (before + rows) weights a head fit.
+            first_key = max(0, start - window + 1)
+            before = start - first_key
+            rows = (math.isqrt(before**2 + 4 * (BLOCK_ELEMENTS // (batch * heads))) - before) // 2
             end = min(length, start + max(1, rows))
             output, weights = eager(
                 module,
                 query[:, :, start:end],
-                key[:, :, :end],
-                value[:, :, :end],
+                key[:, :, first_key:end],
+                value[:, :, first_key:end],
                 # Made on the first layer's device; a sharded model's other layers lie elsewhere.
-                attention_mask(start, end, query.dtype).to(query.device),
+                attention_mask(first_key, start, end, query.dtype).to(query.device),
                 dropout=0.0,
                 **kwargs,
             )
             outputs.append(output)
             if not self.include_self:
-                torch.diagonal(weights[..., start:end], dim1=2, dim2=3).zero_()
+                torch.diagonal(weights[..., before:], dim1=2, dim2=3).zero_()
             # Queries of padding attend to something as well; they are nobody's followers.
             weights.masked_fill_(~real[:, None, start:end, None], 0.0)
-            received[:, :end] += weights.sum(dim=(1, 2), dtype=torch.float32)
+            received[:, first_key:end] += weights.sum(dim=(1, 2), dtype=torch.float32)
             start = end
         self.total += received.to(self.total.device)
         self.maps += heads
+        self.calls += 1
+        if self.calls == self.layers:
+            raise LastLayerRead
         return torch.cat(outputs, dim=1), None
 
     def _bypassed(self) -> InputError:
