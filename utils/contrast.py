@@ -13,6 +13,9 @@ from utils.tokens import Encoded
 # A dump's dtype changes its values only by rounding, so dumps of different dtypes may be contrasted.
 MAY_DIFFER = ("dtype",)
 
+# Texts projected at a time: enough for numpy's calls to cost nothing, few enough for their sums to stay exact.
+CHUNK = 1000
+
 
 def contrast(large: Dump, small: Dump, operation: str = "difference", target: str = "small") -> Dump:
     """The dump of `operation` applied to what `large` and `small` say of each token.
@@ -33,19 +36,21 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
             f"{small.model} has {len(small.rows)}"
         )
     same_tokenizer = large.tokenizer == small.tokenizer
-    rows = []
     for number, (of_large, of_small) in enumerate(zip(large.rows, small.rows, strict=True), start=1):
         if of_large.text_sha256 != of_small.text_sha256:
             raise InputError(f"the dumps are of other texts: row {number} of {large.model} and of {small.model}")
         if same_tokenizer and not np.array_equal(of_large.offsets, of_small.offsets):
             raise InputError(f"row {number} was tokenized differently for {large.model} and for {small.model}")
-        onto = of_large if target == "large" else of_small
-        values = combine(
-            project(of_large.values, of_large.offsets, onto.offsets),
-            project(of_small.values, of_small.offsets, onto.offsets),
-            operation,
-        )
-        rows.append(Row(onto.text_sha256, values, onto.offsets))
+    onto = (large if target == "large" else small).rows
+    rows = []
+    for first in range(0, len(onto), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        of_large = project_rows(large.rows[chunk], onto[chunk])
+        of_small = project_rows(small.rows[chunk], onto[chunk])
+        combined = combine(of_large, of_small, operation)
+        last = np.cumsum([len(row.values) for row in onto[chunk]])
+        for row, end in zip(onto[chunk], last.tolist(), strict=True):
+            rows.append(Row(row.text_sha256, combined[end - len(row.values) : end].copy(), row.offsets))
     settings = {**large.settings, "dtype": f"{large.settings.get('dtype')}, {small.settings.get('dtype')}"}
     settings["operation"] = operation
     tokenizer = large.tokenizer if target == "large" else small.tokenizer
@@ -62,6 +67,28 @@ def combine(large: np.ndarray, small: np.ndarray, operation: str) -> np.ndarray:
     return np.log(np.where(both, large, 1.0) / np.where(both, small, 1.0)).astype(np.float32)
 
 
+def project_rows(rows: list[Row], onto: list[Row]) -> np.ndarray:
+    """The values of `rows` on the tokens of `onto`, the same texts in the same order: float32 [all their tokens].
+
+    The texts are laid end to end, so that numpy is called once for all of them; no token reaches into another text.
+    """
+    values = np.concatenate([row.values for row in rows])
+    if all(row.offsets is target.offsets for row, target in zip(rows, onto, strict=True)):
+        return values
+    offsets = [np.concatenate([row.offsets for row in side]) for side in (rows, onto)]
+    counts = [np.array([len(row.offsets) for row in side]) for side in (rows, onto)]
+    lengths = np.maximum(*(last_characters(*side) for side in zip(offsets, counts, strict=True)))
+    begins = np.cumsum(lengths) - lengths
+    source, target = (of_all + np.repeat(begins, count)[:, None] for of_all, count in zip(offsets, counts, strict=True))
+    return project(values, source, target)
+
+
+def last_characters(offsets: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """For each text, where its tokens' last character ends (or beyond, for a text without tokens)."""
+    # reduceat takes one element for an empty segment; the 0 is there for one at the very end.
+    return np.maximum.reduceat(np.append(offsets[:, 1], 0), np.cumsum(counts) - counts).astype(np.int64)
+
+
 def project(values: np.ndarray, offsets: np.ndarray, target_offsets: np.ndarray) -> np.ndarray:
     """What one tokenizer's tokens hold, read by another's: float32 [m] from float32 [n].
 
@@ -73,17 +100,21 @@ def project(values: np.ndarray, offsets: np.ndarray, target_offsets: np.ndarray)
     if np.array_equal(offsets, target_offsets):
         return values
     length = int(max(offsets.max(initial=0), target_offsets.max(initial=0)))
-    # Both sums over spans are differences of running sums, so nothing here loops over characters.
-    starts, ends = np.zeros((2, length + 1)), np.zeros((2, length + 1))
-    np.add.at(starts, (slice(None), offsets[:, 0]), np.stack([values, np.ones_like(values)]))
-    np.add.at(ends, (slice(None), offsets[:, 1]), np.stack([values, np.ones_like(values)]))
-    laid, tokens = np.cumsum(starts - ends, axis=1)[:, :-1]
-    covered = np.rint(tokens) > 0
-    of_character = np.where(covered, laid / np.maximum(tokens, 1), 0.0)
-    running = np.zeros((2, length + 1))
-    np.cumsum([of_character, covered], axis=1, out=running[:, 1:])
-    total, count = running[:, target_offsets[:, 1]] - running[:, target_offsets[:, 0]]
+    # Every sum over a span is a difference of two running sums, so nothing here loops over characters.
+    laid = np.cumsum(steps(offsets, length, values))[:-1]
+    tokens = np.cumsum(steps(offsets, length))[:-1]
+    of_character = np.divide(laid, tokens, out=np.zeros(length), where=tokens > 0)
+    running = np.concatenate([[0.0], np.cumsum(of_character)])
+    covered = np.concatenate([[0], np.cumsum(tokens > 0)])
+    total = running[target_offsets[:, 1]] - running[target_offsets[:, 0]]
+    count = covered[target_offsets[:, 1]] - covered[target_offsets[:, 0]]
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0).astype(np.float32)
+
+
+def steps(offsets: np.ndarray, length: int, values: np.ndarray | None = None) -> np.ndarray:
+    """[length + 1]: up by a token's value (1 without values) where it begins, down by as much where it ends."""
+    up, down = (np.bincount(offsets[:, side], values, minlength=length + 1) for side in (0, 1))
+    return up - down
 
 
 def weights_of(weights: Dump | list[np.ndarray], row: int, encoded: Encoded) -> np.ndarray:
