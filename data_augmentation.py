@@ -12,6 +12,8 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
@@ -33,7 +35,7 @@ RULES = {
     "trust_remote_code": boolean(),
 }
 
-# Texts tokenized at a time: enough for the tokenizer's threads, few enough to stay small.
+# Texts at a time: enough for the tokenizer's threads and numpy, few enough to stay small.
 CHUNK = 1000
 
 
@@ -47,16 +49,18 @@ def main(config):
         if config[key] is not None:
             raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
 
-    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
+    # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
     if guided:
-        attention_dump.check_texts(weights, texts, config.attn_weights, config.dataset)
+        attention_dump.check_texts(weights, read_plain(config.dataset), config.attn_weights, config.dataset)
+    count = sum(1 for _ in read_plain(config.dataset))
 
     # transformers takes seconds to import: only once the input is known to be good.
     import csv
 
     import numpy as np
     from omegaconf import OmegaConf
+    from tqdm import tqdm
 
     from utils import dropout, tokens
     from utils.contrast import weights_of
@@ -70,27 +74,42 @@ def main(config):
     with artifacts.whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(["text"])
-        for first in range(0, len(texts), CHUNK):
-            chunk = texts[first : first + CHUNK]
-            encoded_chunk = tokens.encode(tokenizer, chunk, "tokenizer")
-            for row, (plain, encoded) in enumerate(zip(chunk, encoded_chunk, strict=True), start=first):
+        texts = tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)
+        for first in itertools.count(step=CHUNK):
+            chunk = list(itertools.islice(texts, CHUNK))
+            if not chunk:
+                break
+            encoded = tokens.encode(tokenizer, chunk, "tokenizer")
+            keep = []
+            for row, of_text in enumerate(encoded, start=first):
                 if guided:
-                    keep = dropout.keep_by_rank(weights_of(weights, row, encoded), config.alpha, config.beta)
+                    keep.append(dropout.keep_by_rank(weights_of(weights, row, of_text), config.alpha, config.beta))
                 else:
-                    keep = dropout.keep_all_alike(len(encoded.offsets), config.alpha)
-                keep[encoded.special] = 1.0
-                # A row's draws depend on the seed and its number alone, not on the rows before it.
-                generator = np.random.default_rng([config.seed, row])
-                for variant in dropout.variants(plain, encoded.offsets, keep, config.multiply, generator):
-                    characters += len(plain) - plain.count(" ")
-                    blanked += variant.count(" ") - plain.count(" ")
-                    written += 1
-                    writer.writerow([dropout.collapse(variant) if config.blank == "collapse" else variant])
-                if config.include_original:
-                    written += 1
-                    writer.writerow([plain])
+                    keep.append(dropout.keep_all_alike(len(of_text.offsets), config.alpha))
+                keep[-1][of_text.special] = 1.0
+            # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
+            generator = np.random.default_rng([config.seed, first])
+            offsets = [of_text.offsets for of_text in encoded]
+            variants = dropout.variants(chunk, offsets, keep, config.multiply, generator)
+            spaces = sum(plain.count(" ") for plain in chunk) * config.multiply
+            characters += sum(map(len, variants)) - spaces
+            blanked += sum(variant.count(" ") for variant in variants) - spaces
+            if config.blank == "collapse":
+                variants = [dropout.collapse(variant) for variant in variants]
+            if config.include_original:
+                variants = [
+                    row
+                    for index, plain in enumerate(chunk)
+                    for row in (*variants[index * config.multiply : (index + 1) * config.multiply], plain)
+                ]
+            writer.writerows([variant] for variant in variants)
+            written += len(variants)
     artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
-    print(f"{path}: {written} rows of {len(texts)} texts, {blanked / characters:.1%} of the characters blanked")
+    print(f"{path}: {written} rows of {count} texts, {blanked / characters:.1%} of the characters blanked")
+
+
+def read_plain(dataset: str) -> Iterator[str]:
+    return map(biography.strip_tags, biography.read_texts(dataset))
 
 
 if __name__ == "__main__":

@@ -67,10 +67,13 @@ def test_the_seed_decides_the_file(augment):
     assert augment(**RANDOM) != augment(**RANDOM, seed=2)
 
 
-def test_more_variants_of_a_text_leave_the_other_texts_draws(augment):
-    """A row's draws depend on the seed and its number alone."""
-    few, many = augment(**{**RANDOM, "multiply": 2}), augment(**{**RANDOM, "multiply": 3})
-    assert few[2:4] == many[3:5]
+def test_a_long_file_is_read_in_chunks_whose_draws_differ(augment, monkeypatch, tmp_path):
+    text = "The same words twice make different variants."
+    (tmp_path / "same.csv").write_text(f"text\n{text}\n{text}\n{text}\n")
+    monkeypatch.setattr(data_augmentation, "CHUNK", 2)
+    rows = augment(**{**RANDOM, "multiply": 20}, dataset="same.csv")
+    assert all(is_variant(row, text) for row in rows)
+    assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
 
 
 def test_alpha_keeps_under_random_and_drops_under_attention(augment, tiny_model):

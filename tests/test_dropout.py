@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from utils.dropout import collapse, keep_all_alike, keep_by_rank, ranks, variants
+from utils import dropout
+from utils.dropout import collapse, keep_all_alike, keep_by_rank, ranks
 
 TEXT = "Zoë O'Neil 🙂 was born in Łódź, Poland."
 # Words with the space before them, as byte-level tokenizers cut them; "," and "." by themselves.
@@ -15,6 +16,11 @@ WORDS = ["Zoë", " O", "'Neil", " 🙂", " was", " born", " in", " Łódź", ","
 def spans(words: list[str]) -> np.ndarray:
     ends = np.cumsum([len(word) for word in words])
     return np.stack([ends - [len(word) for word in words], ends], axis=1)
+
+
+def variants(text: str, offsets, keep, count: int, generator) -> list[str]:
+    """Of one text."""
+    return dropout.variants([text], [offsets], [keep], count, generator)
 
 
 def one(text: str, words: list[str], keep) -> str:
@@ -133,6 +139,23 @@ def test_variants_agree_with_a_slow_loop(text, seed):
                 characters[start:end] = [" "] * (end - start)
         assert variant == "".join(characters)
         assert len(variant) == len(text)
+
+
+def test_many_texts_at_once_are_each_text_with_its_part_of_the_draws():
+    texts = [TEXT, "", "🙂🙂", "no token at all", TEXT[:9]]
+    offsets = [spans(WORDS), np.zeros((0, 2), int), spans(["🙂", "🙂"]), np.zeros((0, 2), int), spans(WORDS[:2])]
+    keep = [np.random.default_rng(len(of_text)).random(len(of_text)) for of_text in offsets]
+    made = dropout.variants(texts, offsets, keep, 6, np.random.default_rng(4))
+    draws = np.random.default_rng(4).random((6, 15))
+    first = 0
+    for index, (text, of_text, probability) in enumerate(zip(texts, offsets, keep, strict=True)):
+        for number in range(6):
+            characters = list(text)
+            for (start, end), kept, draw in zip(of_text, probability, draws[number, first:], strict=False):
+                if draw >= kept and text[start:end].strip() not in (",", "."):
+                    characters[start:end] = [" "] * (end - start)
+            assert made[index * 6 + number] == "".join(characters)
+        first += len(of_text)
 
 
 def test_an_emoji_goes_with_the_first_of_its_tokens_that_is_dropped():

@@ -16,7 +16,7 @@ Upstream tools write a bare list of arrays, one a text; that is read as well (se
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -155,17 +155,20 @@ def _dump(content: dict) -> Dump:
     return dump
 
 
-def check_texts(dump: Dump | list[np.ndarray], texts: list[str], name: str, dataset: str) -> None:
+def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> None:
     """Raise InputError, naming the row, unless the dump's rows are these texts (without tags), in this order."""
     path = dump_path(name)
     rows = dump if isinstance(dump, list) else dump.rows
-    if len(rows) != len(texts):
-        raise InputError(f"{path} has {len(rows)} rows and {dataset} {len(texts)}: make the dump from this dataset")
-    if isinstance(dump, list):
-        print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")
-        return
-    for number, (row, text) in enumerate(zip(rows, texts, strict=True), start=1):
+    number = 0
+    for number, text in enumerate(texts, start=1):
+        if number > len(rows) or isinstance(dump, list):
+            continue
+        row = rows[number - 1]
         if row.text_sha256 != text_hash(text):
             raise InputError(f"{path} was made from other texts: row {number} of {dataset} is not its row {number}")
-        if len(row.offsets) and row.offsets.max() > len(text):
+        if len(row.offsets) and row.offsets[:, 1].max() > len(text):
             raise InputError(f"{path}: row {number} has tokens beyond the text's end")
+    if number != len(rows):
+        raise InputError(f"{path} has {len(rows)} rows and {dataset} {number}: make the dump from this dataset")
+    if isinstance(dump, list):
+        print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")

@@ -1,10 +1,14 @@
 """Token-dropout: weights into ranks, ranks into keep-probabilities, keep-probabilities into variants of a text."""
 
+import itertools
 import re
 
 import numpy as np
 
 NEVER_DROPPED = (",", ".")
+
+# Beyond the ideographic space Unicode has none.
+WHITE_SPACE = [code for code in range(0x3001) if chr(code).isspace()]
 
 
 def ranks(weights: np.ndarray) -> np.ndarray:
@@ -28,22 +32,41 @@ def keep_all_alike(count: int, alpha: float) -> np.ndarray:
     return np.full(count, alpha, dtype=np.float64)
 
 
-def variants(text: str, offsets: np.ndarray, keep: np.ndarray, count: int, generator: np.random.Generator) -> list[str]:
-    """`count` independently drawn copies of `text` in which a dropped token's characters are spaces.
+def variants(
+    texts: list[str], offsets: list[np.ndarray], keep: list[np.ndarray], count: int, generator: np.random.Generator
+) -> list[str]:
+    """`count` independently drawn copies of each text, in the texts' order, with a dropped token's characters blank.
 
-    offsets: int [n, 2], characters of `text`; keep: [n], each token's probability to stay. The tokens "," and
-    "." always stay. Each variant is as long as `text`.
+    For each text, offsets: int [n, 2], its tokens' characters, end exclusive; keep: [n], each token's probability to
+    stay. The tokens "," and "." always stay. A variant is as long as its text: what is dropped becomes spaces.
     """
-    keep = np.where([text[start:end].strip() in NEVER_DROPPED for start, end in offsets], 1.0, keep)
-    dropped = generator.random((count, len(keep))) >= keep
-    lengths = offsets[:, 1] - offsets[:, 0]
-    token_of = np.repeat(np.arange(len(keep)), lengths)
-    # The characters of all tokens, one token after the other: token_of[i] covers character[i].
-    character = np.arange(len(token_of)) + np.repeat(offsets[:, 0] - (np.cumsum(lengths) - lengths), lengths)
-    codes = np.tile(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32), (count, 1))
-    variant, covered = np.nonzero(dropped[:, token_of])
-    codes[variant, character[covered]] = ord(" ")
-    return [row.tobytes().decode("utf-32-le") for row in codes]
+    # The texts are laid end to end, so that numpy is called once for all of them.
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+    ends = list(itertools.accumulate(map(len, texts)))
+    begins = [0, *ends[:-1]]
+    spans = np.concatenate(offsets) + np.repeat(begins, [len(of_text) for of_text in offsets])[:, None]
+    probability = np.where(always_stay(codes, spans), 1.0, np.concatenate(keep))
+    dropped = generator.random((count, len(probability))) >= probability
+    lengths = spans[:, 1] - spans[:, 0]
+    token = np.repeat(np.arange(len(spans)), lengths)
+    # The characters of all tokens, one token after the other: token[i] covers character[i].
+    character = np.arange(len(token)) + np.repeat(spans[:, 0] - (np.cumsum(lengths) - lengths), lengths)
+    drawn = []
+    for of_variant in dropped:
+        blanked = codes.copy()
+        blanked[character[of_variant[token]]] = ord(" ")
+        drawn.append(blanked.tobytes().decode("utf-32-le"))
+    return [variant[begin:end] for begin, end in zip(begins, ends, strict=True) for variant in drawn]
+
+
+def always_stay(codes: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """bool [n]: which tokens are one of NEVER_DROPPED, white space around it aside (codes: the text's code points)."""
+    is_letter, is_mark = (
+        np.concatenate([[0], np.cumsum(np.isin(codes, among, invert=invert))])
+        for among, invert in ((WHITE_SPACE, True), ([ord(mark) for mark in NEVER_DROPPED], False))
+    )
+    first, last = spans.T
+    return (is_letter[last] - is_letter[first] == 1) & (is_mark[last] - is_mark[first] == 1)
 
 
 def collapse(text: str) -> str:
