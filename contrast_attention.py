@@ -6,6 +6,7 @@
 """
 
 from utils.config import one_of, script, text
+from utils.errors import InputError
 
 RULES = {
     "attn_dump_large": text(),
@@ -22,6 +23,12 @@ def main(config):
 
     from utils import artifacts, attention_dump
     from utils.contrast import contrast
+
+    inputs = [config.attn_dump_large, config.attn_dump_small]
+    files = {attention_dump.dump_path(name).resolve() for name in (*inputs, config.attn_diff)}
+    if len(files) < 3:
+        raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
+    artifacts.check_writable("attn_diff", attention_dump.dump_path(config.attn_diff))
 
     large = attention_dump.read_dump(config.attn_dump_large)
     small = attention_dump.read_dump(config.attn_dump_small)

@@ -49,6 +49,11 @@ def main(config):
         if config[key] is not None:
             raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
 
+    path = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
+    if path.resolve() == Path(config.dataset).resolve():
+        raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
+    artifacts.check_writable("save_name", path)
+
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
     if guided:
@@ -70,7 +75,6 @@ def main(config):
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
     characters = blanked = written = 0
-    path = Path("data_augmented") / f"{config.save_name}.csv"
     with artifacts.whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(["text"])

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from utils import artifacts, biography, questions
-from utils.config import boolean, dtype, file, integer, mapping, model, optional, script, text
+from utils.config import boolean, checkpoint, dtype, file, integer, mapping, model, optional, script, text
 from utils.errors import InputError
 
 RULES = {
-    "model_dir": optional(model()),
+    "model_dir": optional(checkpoint()),
     "model": optional(model()),
     "output_dir": optional(text()),
     "dataset": file(),
@@ -34,8 +34,12 @@ RULES = {
 @script("evaluate", RULES)
 def main(config):
     started = time.monotonic()
-    if config.model_dir is None and (config.model is None or config.output_dir is None):
+    if config.model_dir is None and config.model is None:
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
+    if config.model_dir is None and config.output_dir is None:
+        raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
+    output = Path(config.output_dir or Path(config.model_dir) / "evaluation")
+    artifacts.check_writable("output_dir", output / "metrics.json")
     prompts = questions.read_prompts(config.prompts)
     people = biography.read_people(config.dataset, prompts)
     pool = biography.read_people(config.examples, prompts)
@@ -93,7 +97,6 @@ def main(config):
     metrics = scores.by_field(results)
 
     # Save
-    output = Path(config.output_dir or Path(config.model_dir) / "evaluation")
     with artifacts.whole_file(output / "predictions.csv") as aside:
         pd.DataFrame(results).to_csv(aside, index=False)
     metrics |= artifacts.record(OmegaConf.to_container(config))

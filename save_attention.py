@@ -24,6 +24,7 @@ RULES = {
 
 @script("save_attention", RULES)
 def main(config):
+    artifacts.check_writable("save_name", attention_dump.dump_path(config.save_name))
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
 
     # torch and transformers take seconds to import: only once the input is known to be good.

@@ -6,7 +6,10 @@ Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
 
 import dataclasses
+import json
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from utils import artifacts, biography
 from utils.config import boolean, dtype, file, integer, mapping, model, optional, script, text, unknown_key
@@ -27,29 +30,44 @@ RULES = {
     "trainer": mapping(),
 }
 
+# Of TrainingArguments: what makes no sense at 0 or below, and what the Trainer itself would notice late or never.
+POSITIVE = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "save_steps",
+    "logging_steps",
+)
+
 
 @script("train", RULES)
 def main(config):
-    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
     model_dir = Path(config.model_dir)
+    artifacts.check_writable("model_dir", model_dir / "run.json")
+    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
             f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
         )
+    settings = OmegaConf.to_container(config)
+    if config.resume and (model_dir / "run.json").is_file():
+        before = json.loads((model_dir / "run.json").read_text(encoding="utf-8"))["config"]
+        for key in ("model", "dataset", "seed", "lora", "loss_on_blanks", "packing"):
+            if settings[key] != before[key]:
+                raise InputError(f"resume: {key} is {settings[key]} now and was {before[key]} (model_dir/run.json)")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
     from datasets import Dataset
-    from omegaconf import OmegaConf
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments, set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
     from utils import tokens
-    from utils.models import load_model
+    from utils.models import load_model, merged
     from utils.processes import is_main_process
+    from utils.tokens import first_line
 
-    settings = OmegaConf.to_container(config)
     gpu = torch.cuda.is_available()
     arguments = build(
         TrainingArguments,
@@ -71,7 +89,7 @@ def main(config):
         if getattr(language_model, "is_quantized", False):
             language_model = prepare_model_for_kbit_training(language_model)
         try:
-            language_model = get_peft_model(language_model, lora)
+            language_model = get_peft_model(merged(language_model), lora)
         except ValueError as error:
             raise InputError(f"lora: {error}") from error
         # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
@@ -97,13 +115,16 @@ def main(config):
         collator = DataCollatorForSeq2Seq(tokenizer)
 
     # Train
-    trainer = Trainer(
-        model=language_model,
-        args=arguments,
-        train_dataset=Dataset.from_list(examples),
-        data_collator=collator,
-        processing_class=tokenizer,
-    )
+    try:
+        trainer = Trainer(
+            model=language_model,
+            args=arguments,
+            train_dataset=Dataset.from_list(examples),
+            data_collator=collator,
+            processing_class=tokenizer,
+        )
+    except (ValueError, RuntimeError) as error:  # such as a report_to that is not installed
+        raise InputError(f"trainer: {first_line(error)}") from error
     checkpoint = get_last_checkpoint(config.model_dir) if config.resume and model_dir.is_dir() else None
     if is_main_process():
         count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
@@ -112,6 +133,8 @@ def main(config):
         artifacts.write_json(model_dir / "run.json", artifacts.record(settings))
     done = trainer.train(resume_from_checkpoint=checkpoint)
 
+    if checkpoint and f"checkpoint-{done.global_step}" == Path(checkpoint).name:
+        raise InputError(f"resume: nothing left to do; {checkpoint} is the end of the training")
     if is_main_process():
         last = get_last_checkpoint(config.model_dir)
         print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; the last checkpoint is {last}")
@@ -119,10 +142,17 @@ def main(config):
 
 def build(kind, key: str, values: dict, **fixed):
     """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
-    known = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]
-    for name in values:
+    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for name, value in values.items():
+        if name in fixed:
+            raise InputError(f"{key}.{name}: not here; the keys seed=... and model_dir=... of their own set it")
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
+        if type(known[name].default) in (int, float) and value is not None:
+            if not isinstance(value, (int, float)):
+                raise InputError(f"{key}.{name}={value}: must be a number")
+            if name in POSITIVE and value <= 0:
+                raise InputError(f"{key}.{name}={value}: must be above 0")
     try:
         return kind(**values, **fixed)
     except (TypeError, ValueError) as error:

@@ -44,14 +44,34 @@ MISTAKES = {
     "a path that is not there": ([*SAVE, "model=./none", "dataset=data/biography_real.csv"], "no such folder or file"),
     "a dump that is missing": ([*ATTENTION, "attn_weights=none"], "none.pkl: no such dump"),
     "a dump of other texts": ([*ATTENTION, "attn_weights=other"], "other.pkl was made from other texts: row 1"),
-    "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl has 1 rows and"),
+    "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl was made from other texts: row 1"),
     "a pickle that runs code": ([*ATTENTION, "attn_weights=hostile"], "hostile.pkl: refused: it asks for"),
     "a pair of other texts": (
         ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=fewer", "attn_diff=out"],
         "the dumps are of other texts: model other has 15 rows, model fewer has 1",
     ),
+    "a dump against itself": (
+        ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=other", "attn_diff=out"],
+        "must be three different files",
+    ),
+    "a name that can't be written": (
+        ["python", "save_attention.py", "model=a/b", "dataset=data/prompts.csv", "save_name=data/prompts.csv/out"],
+        "save_name: data/prompts.csv/out.pkl can't be written",
+    ),
+    "the dataset as the output": (
+        [*RANDOM, "alpha=1", "save_name=../data/biography_real"],
+        "that is the dataset itself",
+    ),
+    "a checkpoint that is not there": (["python", "evaluate.py", "model_dir=out"], "model_dir=out: no such folder"),
+    "a plus that is missing": (
+        ["python", "train.py", "model_dir=out", "trainer.save_steps=3"],
+        "+trainer.save_steps=...",
+    ),
     "evaluation of nothing": (["python", "evaluate.py"], "still needed: model_dir=<checkpoint>"),
-    "too many shots": (["python", "evaluate.py", "model_dir=a/b", "shots=99"], "shots=99: the examples have"),
+    "too many shots": (
+        ["python", "evaluate.py", "model=a/b", "output_dir=.", "shots=99"],
+        "shots=99: the examples have",
+    ),
     "a configuration that is not there": (["python", "train.py", "--config-name", "none"], "none"),
     "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
 }
@@ -95,6 +115,25 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(mistake,
 def test_a_misspelt_key_of_a_library_is_one_line_too(run):
     done = run("python train.py model_dir=out +trainer.learningrate=1 model=a/b", code=2)
     assert done.stderr == "train.py: trainer: unknown key learningrate: did you mean learning_rate?\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": "abc"}, "trainer.learning_rate=abc: must be a number"),
+        ({"num_train_epochs": 0}, "trainer.num_train_epochs=0: must be above 0"),
+        ({"per_device_train_batch_size": -3}, "must be above 0"),
+        ({"seed": 5}, "trainer.seed: not here"),
+        ({"save_strategy": "never"}, "trainer: .*never"),
+    ],
+)
+def test_values_that_the_trainer_would_choke_on_later(values, message, tmp_path):
+    from transformers import TrainingArguments
+
+    from train import build
+
+    with pytest.raises(InputError, match=message):
+        build(TrainingArguments, "trainer", {"use_cpu": True, **values}, output_dir=str(tmp_path), seed=1)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,6 +1,7 @@
 """Several processes (gloo, on the CPU) do what one does."""
 
 import json
+import re
 
 import numpy as np
 
@@ -11,8 +12,12 @@ TORCHRUN = "torchrun --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rd
 
 def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     arguments = f"save_attention.py model={tiny_model} dataset=data/biography_real.csv batch_tokens=256"
-    run(f"python {arguments} save_name=one", OMP_NUM_THREADS="1")
-    run(f"{TORCHRUN} {arguments} save_name=two")
+    alone = run(f"python {arguments} save_name=one", OMP_NUM_THREADS="1")
+    shared = run(f"{TORCHRUN} {arguments} save_name=two")
+    # One process writes, and each reads half of the batches.
+    assert shared.stdout.count("two.pkl: ") == 1
+    of_one, of_each = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared))
+    assert of_one == 2 * of_each
     one, two = (attention_dump.read_dump(workplace / name) for name in ("one", "two"))
     assert (one.model, one.tokenizer, one.settings) == (two.model, two.tokenizer, two.settings)
     for of_one, of_two in zip(one.rows, two.rows, strict=True):

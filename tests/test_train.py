@@ -172,6 +172,48 @@ def test_an_adapter_finds_its_base_and_takes_another(run, tiny_model, tmp_path):
     assert not torch.equal(*weights)
 
 
+def test_training_goes_on_from_an_adapter(run, tiny_model):
+    """The adapter becomes part of the weights under the new one, in training and when that is loaded."""
+    first = last_checkpoint(run("first", **{"trainer.learning_rate": 0.05}))
+    second = last_checkpoint(run("second", model=first, **{"trainer.learning_rate": 0}))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        logits = [load_model(str(folder))(input_ids=ids).logits for folder in (tiny_model, first, second)]
+    torch.testing.assert_close(logits[1], logits[2], rtol=1e-4, atol=1e-4)
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+    trained = json.loads((second / "adapter_config.json").read_text())["target_modules"]
+    assert set(trained) == set(json.loads((first / "adapter_config.json").read_text())["target_modules"])
+
+
+def test_what_does_not_go_with_the_checkpoints_is_not_resumed(run):
+    folder = run("begun")
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(InputError, match="resume: lora is"):
+        run("begun", resume="true", **{"lora.r": 4, "trainer.max_steps": 8})
+    assert (folder / "run.json").read_bytes() == before
+    with pytest.raises(InputError, match="nothing left to do"):
+        run("begun", resume="true")
+
+
+def test_a_damaged_or_foreign_adapter_is_an_input_error(run, tmp_path):
+    checkpoint = last_checkpoint(run("damaged"))
+    other = tiny.save(tmp_path / "other", "gpt2")
+    with pytest.raises(InputError, match="does not fit"):
+        load_model(str(checkpoint), base=str(other))
+    weights = checkpoint / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="or is damaged"):
+        load_model(str(checkpoint))
+    weights.unlink()
+    with pytest.raises(InputError, match="without its weights"):
+        load_model(str(checkpoint))
+
+
+def test_a_misspelt_argument_of_quant_is_named_without_a_gpu_too(tiny_model):
+    with pytest.raises(InputError, match="load_in_3bit"):
+        load_model(str(tiny_model), quant={"load_in_3bit": True})
+
+
 def test_modules_that_are_not_there_are_named(run):
     with pytest.raises(InputError, match="lora: .*nowhere"):
         run("nowhere", **{"lora.target_modules": "[nowhere]"})

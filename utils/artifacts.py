@@ -5,9 +5,12 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from utils.errors import InputError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "hydra-core")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,6 +26,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Raise InputError now, and not after hours of work, where `path` can't be written."""
+    if path.is_dir():
+        raise InputError(f"{key}: {path} is a folder; name a file")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{key}: {path} can't be written: {error.strerror}") from error
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_json(path: Path, content: dict) -> None:

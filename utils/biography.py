@@ -10,6 +10,9 @@ from utils.errors import InputError
 # A document can be longer than the 128 KiB that the csv module allows a field by default.
 csv.field_size_limit(2**31 - 1)
 
+# The biographies' own tags; any other that stands alone may well be part of the text.
+TAG = re.compile(r"</?(name|date|city|university|major|company)>")
+
 TAGGED_SPAN = re.compile(r"<([a-z_]+)>(.*?)</\1>", re.DOTALL)
 
 
@@ -17,27 +20,31 @@ def read_texts(path: str | Path) -> Iterator[str]:
     """Yield the column `text` of a CSV file, row by row, tags and all.
 
     Raises InputError that names the file (no such file, not UTF-8, no column `text`, no row at all) or
-    the row as well (another width, an empty text).
+    the row as well (another width, an empty text, half a pair of tags).
     """
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
             if "text" not in (reader.fieldnames or []):
-                raise InputError(f"{path}: no column 'text' (columns: {reader.fieldnames})")
+                found = ", ".join(reader.fieldnames or ["none"])
+                raise InputError(f"{path}: no column 'text' (columns, separated by commas: {found})")
             row = 0
             for row, cells in enumerate(reader, start=1):
                 if None in cells or None in cells.values():
                     raise InputError(f"{path}: row {row} has not as many fields as the header")
-                if not strip_tags(cells["text"]).strip():
+                plain = strip_tags(cells["text"])
+                if not plain.strip():
                     raise InputError(f"{path}: row {row} has an empty text")
+                if unpaired := TAG.search(plain):
+                    raise InputError(f"{path}: row {row} has {unpaired[0]} without its other half")
                 yield cells["text"]
             if row == 0:
                 raise InputError(f"{path}: no rows")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
+        raise InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})") from error
 
 
 def strip_tags(tagged: str) -> str:
@@ -70,6 +77,6 @@ def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
         person = {tag: plain[start:end] for tag, (start, end) in spans.items()}
         lacking = [tag for tag in ("name", *asked) if not person.get(tag, "").strip()]
         if lacking:
-            raise InputError(f"{path}: row {row} has no <{lacking[0]}>...</{lacking[0]}>")
+            raise InputError(f"{path}: row {row} has no <{lacking[0]}>, which the prompts ask for")
         people.append(person)
     return people

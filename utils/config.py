@@ -29,7 +29,7 @@ Rule = Callable[[object], str | None]
 
 
 def text() -> Rule:
-    return lambda value: None if isinstance(value, str) and value else "must be a name"
+    return lambda value: None if isinstance(value, str) and value and not value.endswith("/") else "must be a name"
 
 
 def one_of(*choices: object) -> Rule:
@@ -62,7 +62,12 @@ def number(low: float, high: float = float("inf")) -> Rule:
 
 
 def file() -> Rule:
-    return lambda value: None if isinstance(value, str) and Path(value).is_file() else "no such file"
+    def rule(value):
+        if isinstance(value, str) and Path(value).is_file():
+            return None
+        return "a folder, not a file" if isinstance(value, str) and Path(value).is_dir() else "no such file"
+
+    return rule
 
 
 def model() -> Rule:
@@ -76,7 +81,9 @@ def model() -> Rule:
         if path.is_dir():
             known = ("config.json", "adapter_config.json")
             if not any((path / name).is_file() for name in known):
-                return f"the folder holds no model (neither {' nor '.join(known)}): {hint}"
+                checkpoints = ", ".join(sorted(inside.name for inside in path.glob("checkpoint-*")))
+                inside = f"; it holds {checkpoints}: name one of these" if checkpoints else f": {hint}"
+                return f"the folder holds no model (neither {' nor '.join(known)}){inside}"
         elif path.is_file():
             with open(path, "rb") as opened:
                 if opened.read(4) != b"GGUF":
@@ -84,6 +91,15 @@ def model() -> Rule:
         elif value.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", value):
             return f"no such folder or file: {hint}"
         return None
+
+    return rule
+
+
+def checkpoint() -> Rule:
+    """A folder that holds a model or an adapter."""
+
+    def rule(value):
+        return model()(value) if isinstance(value, str) and Path(value).is_dir() else "no such folder"
 
     return rule
 
@@ -122,8 +138,11 @@ def check(config: DictConfig, rules: dict[str, Rule]) -> None:
 
 
 def unknown_key(key: str, known) -> InputError:
+    if key.split(".")[0] in known and "." in key:
+        return InputError(f"unknown key {key}: put a plus before what the YAML does not list: +{key}=...")
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"the keys are: {', '.join(known)}"
+    keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
+    hint = f"did you mean {close[0]}?" if close else f"the keys are: {keys}"
     return InputError(f"unknown key {key}: {hint}")
 
 
@@ -153,6 +172,9 @@ def script(name: str, rules: dict[str, Rule]):
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
                 decorated(checked)()
+            except KeyboardInterrupt:
+                print(f"{name}.py: stopped", file=sys.stderr)
+                sys.exit(130)
             except (HydraException, OmegaConfBaseException) as error:
                 misspelt = re.match(r"Could not override '([^']+)'", str(error))
                 if misspelt:

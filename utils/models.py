@@ -1,13 +1,18 @@
 """A causal language model from a hub name, a folder, a GGUF file or an adapter."""
 
+import inspect
+import warnings
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from utils.errors import InputError
-from utils.tokens import adapter_base, cannot_load, source
+from utils.processes import processes
+from utils.tokens import adapter_base, cannot_load, first_line, source
+
+# peft asks transformers for it by the old name.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def load_model(
@@ -25,17 +30,15 @@ def load_model(
     FSDP to shard. An adapter's folder gives the base model that it names, or `base`, with the adapter on it.
     Raises InputError where the model can't be had.
     """
+    unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
+    if unknown:
+        raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
     named = adapter_base(model)
     if named is not None:
-        from peft import PeftModel
-
-        if not (base or named):
-            raise InputError(f"{model}: the adapter names no base model; give it as model=...")
-        on = load_model(base or named, dtype, quant, trust_remote_code, place)
-        return PeftModel.from_pretrained(on, str(Path(model).expanduser())).eval()
+        return _load_adapter(model, base or named, dtype, quant, trust_remote_code, place)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    state = PartialState()
+    state = processes()
     if torch.cuda.is_available() and place:
         arguments["device_map"] = "auto" if state.num_processes == 1 else {"": state.local_process_index}
     if "gguf_file" in arguments:
@@ -51,3 +54,28 @@ def load_model(
         return AutoModelForCausalLM.from_pretrained(**arguments).eval()
     except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("model", model, error) from error
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A model to put a new adapter on: an adapter that it bears already becomes part of its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _load_adapter(model: str, base: str, *arguments) -> PreTrainedModel:
+    from peft import PeftModel
+
+    folder = Path(model).expanduser()
+    if not base:
+        raise InputError(f"{model}: the adapter names no base model; give it as model=...")
+    if not any(folder.glob("adapter_model.*")):
+        raise InputError(f"{model}: an adapter without its weights (adapter_model.safetensors)")
+    try:
+        on = merged(load_model(base, *arguments))
+    except InputError as error:
+        raise InputError(
+            f"the base model of the adapter {model} (model=... if it lies elsewhere now): {error}"
+        ) from error
+    try:
+        return PeftModel.from_pretrained(on, str(folder)).eval()
+    except Exception as error:  # a damaged file can raise nearly anything, as can another model's adapter
+        raise InputError(f"{model}: the adapter does not fit {base}, or is damaged: {first_line(error)}") from error

@@ -2,22 +2,29 @@
 
 from collections.abc import Iterable
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 
 
+def processes() -> PartialState:
+    """This process among those that were launched. Without a GPU they find each other (gloo) only if told so."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def is_main_process() -> bool:
-    return PartialState().is_main_process
+    return processes().is_main_process
 
 
 def my_share(items: list) -> list:
     """Every n-th item, so that the processes get alike shares of a list that is sorted by size."""
-    state = PartialState()
+    state = processes()
     return items[state.process_index :: state.num_processes]
 
 
 def gathered(mine: dict) -> dict:
     """All processes' dicts in one, in every process."""
+    processes()
     whole = {}
     for part in gather_object([mine]):
         whole.update(part)

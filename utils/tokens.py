@@ -86,11 +86,14 @@ def _hub_answers() -> bool:
     return True
 
 
+def first_line(error: Exception) -> str:
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def cannot_load(what: str, model: str, error: Exception) -> InputError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     where = "" if Path(model).expanduser().exists() else " (not here, and not to be had from the hub)"
     return InputError(
-        f"model={model}: cannot load the {what}{where}: {reason[:200]} - give another model=..., "
+        f"model={model}: cannot load the {what}{where}: {first_line(error)} - give another model=..., "
         "a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"
     )
 
