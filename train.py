@@ -84,12 +84,12 @@ def main(config):
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
     quant = settings["quant"] if lora is not None else None
-    language_model = load_model(config.model, precision, quant, config.trust_remote_code, place=not arguments.fsdp)
+    language_model = merged(load_model(config.model, precision, quant, config.trust_remote_code, not arguments.fsdp))
     if lora is not None:
         if getattr(language_model, "is_quantized", False):
             language_model = prepare_model_for_kbit_training(language_model)
         try:
-            language_model = get_peft_model(merged(language_model), lora)
+            language_model = get_peft_model(language_model, lora)
         except ValueError as error:
             raise InputError(f"lora: {error}") from error
         # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
@@ -133,10 +133,12 @@ def main(config):
         artifacts.write_json(model_dir / "run.json", artifacts.record(settings))
     done = trainer.train(resume_from_checkpoint=checkpoint)
 
-    if checkpoint and f"checkpoint-{done.global_step}" == Path(checkpoint).name:
-        raise InputError(f"resume: nothing left to do; {checkpoint} is the end of the training")
-    if is_main_process():
-        last = get_last_checkpoint(config.model_dir)
+    if not is_main_process():
+        return
+    last = get_last_checkpoint(config.model_dir)
+    if last == checkpoint:
+        print(f"Nothing was left to do; the last checkpoint is {last}")
+    else:
         print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; the last checkpoint is {last}")
 
 

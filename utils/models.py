@@ -57,7 +57,7 @@ def load_model(
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A model to put a new adapter on: an adapter that it bears already becomes part of its weights."""
+    """A model to train, or to put a new adapter on: an adapter that it bears already becomes part of its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
