@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import data_augmentation
-from utils import attention_dump, tokens
+from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
@@ -121,6 +121,12 @@ def test_a_bare_list_is_taken_in_row_order_with_a_warning(augment, tiny_model, t
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays))
     assert augment(**ATTENTION) == same
     assert "taken in row order" in capsys.readouterr().out
+
+
+def test_variants_of_which_all_is_dropped_can_still_be_read(augment, tmp_path):
+    (tmp_path / "short.csv").write_text("text\nHello there\n")
+    augment(**{**RANDOM, "alpha": 0}, dataset="short.csv", blank="collapse")
+    assert list(biography.read_texts(tmp_path / "data_augmented/out.csv")) == [" "] * 4
 
 
 def test_bad_weights_leave_the_file_of_before(augment, tmp_path):
