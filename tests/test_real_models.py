@@ -65,7 +65,8 @@ def test_answers_are_sensible_and_do_not_depend_on_the_batch_size(loaded):
     prompts = read_prompts(ROOT / "data/prompts.csv")
     pool = biography.read_people(ROOT / "data/biography_real.csv", prompts)
     questions = ask(pool, pool, prompts, shots=2, seed=1, first=3)
-    asked = ["The capital of France is", *(question.prompt for question in questions)]
+    capitals = "The capital of Italy is Rome\n\nThe capital of Spain is Madrid\n\nThe capital of France is"
+    asked = [capitals, *(question.prompt for question in questions)]
     found = []
     for batch_size in (1, 4, 16):
         answers = {}
