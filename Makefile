@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models test test-slow lint format clean
+.PHONY: demo models test test-slow bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -16,6 +16,10 @@ test: .venv/installed lint
 # The real models: minutes, and 330 MB to download.
 test-slow: models
 	.venv/bin/python -m pytest -m slow
+
+# Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.
+bench: models
+	.venv/bin/python benchmarks/bench.py $(if $(QUICK),--quick)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

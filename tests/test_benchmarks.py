@@ -1,0 +1,57 @@
+"""The plain ways that the benchmarks measure against give the same answers as ours."""
+
+import random
+
+import numpy as np
+import pytest
+
+from benchmarks.plain import contrast as plain_contrast
+from benchmarks.plain import dropout as plain_dropout
+from benchmarks.plain import extraction as plain_extraction
+from tests import tiny
+from tests.test_received_attention import RELATIVE, random_texts
+from utils import contrast, dropout
+from utils.attention_dump import Dump, Row
+from utils.received_attention import ReceivedAttention
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_extraction(architecture):
+    model, texts = tiny.model(architecture), random_texts([30, 7, 2])
+    plain = plain_extraction.received_attention(model, texts)
+    for defined, found in zip(plain, ReceivedAttention(model).texts(texts), strict=True):
+        np.testing.assert_allclose(found, defined, rtol=RELATIVE, atol=1e-9)
+
+
+def random_dump(name: str, cuts: list[list[int]], seed: int) -> Dump:
+    generator = np.random.default_rng(seed)
+    offsets = [np.array([cut[:-1], cut[1:]], dtype=np.int32).T for cut in cuts]
+    rows = [Row("text", generator.random(len(spans), dtype=np.float32), spans) for spans in offsets]
+    return Dump(name, name, {}, rows)
+
+
+def test_contrast():
+    large = random_dump("large", [[0, 3, 4, 10], [0, 5]], 0)
+    small = random_dump("small", [[0, 1, 7, 9, 10], [0, 2, 5]], 1)
+    plain = plain_contrast.difference(large, small)
+    for defined, row in zip(plain, contrast.contrast(large, small).rows, strict=True):
+        np.testing.assert_allclose(row.values, defined, rtol=1e-5, atol=1e-7)
+
+
+def test_dropout():
+    """The draws differ, so the frequencies are compared: each token's, over many variants of one text."""
+    text = "one two, three four five six seven."
+    ends = np.array([3, 7, 8, 14, 19, 24, 28, 34, 35])
+    offsets = np.stack([np.r_[0, ends[:-1]], ends], axis=1)
+    weights = np.random.default_rng(0).random(len(ends), dtype=np.float32)
+    keep = dropout.keep_by_rank(weights, 0.9, 0.3)
+    count = 4000
+    random.seed(0)
+    ours = dropout.variants([text], [offsets], [keep], count, np.random.default_rng(0))
+    plain = plain_dropout.variants(text, offsets, weights, 0.9, 0.3, count)
+    kept = [
+        [np.mean([variant[start:end] == text[start:end] for variant in drawn]) for start, end in offsets]
+        for drawn in (ours, plain)
+    ]
+    # Five standard deviations of the difference of two such frequencies are at most 5 * sqrt(0.5 / count).
+    np.testing.assert_allclose(kept[0], kept[1], atol=5 * np.sqrt(0.5 / count))
