@@ -57,8 +57,9 @@ def main(config):
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
     if guided:
-        attention_dump.check_texts(weights, read_plain(config.dataset), config.attn_weights, config.dataset)
-    count = sum(1 for _ in read_plain(config.dataset))
+        count = attention_dump.check_texts(weights, read_plain(config.dataset), config.attn_weights, config.dataset)
+    else:
+        count = sum(1 for _ in read_plain(config.dataset))
 
     # transformers takes seconds to import: only once the input is known to be good.
     import csv

@@ -32,17 +32,13 @@ def check_writable(key: str, path: Path) -> None:
     """Raise InputError now, and not after hours of work, where `path` can't be written."""
     if path.is_dir():
         raise InputError(f"{key}: {path} is a folder; name a file")
-    missing = [folder for folder in path.parents if not folder.exists()]
+    # Folders that are missing are not made here: other processes may be checking the same path.
+    nearest = next(folder for folder in path.parents if folder.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise InputError(f"{key}: {path} can't be written: {error.strerror}") from error
-    finally:
-        for folder in missing:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -17,7 +17,7 @@ Upstream tools write a bare list of arrays, one a text; that is read as well (se
 import hashlib
 import pickle
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +93,11 @@ def dump_path(name: str | Path) -> Path:
 
 def write(dump: Dump, name: str) -> Path:
     path = dump_path(name)
+    # Not dataclasses.asdict, which would copy every array.
+    content = {"version": VERSION, **vars(dump), "rows": [vars(row) for row in dump.rows]}
     with whole_file(path) as aside, open(aside, "wb") as opened:
         # Protocol 4 keeps to names that both numpy 1 and 2 can be read from; 5 adds nothing on disk.
-        pickle.dump({"version": VERSION, **asdict(dump)}, opened, protocol=4)
+        pickle.dump(content, opened, protocol=4)
     return path
 
 
@@ -155,8 +157,8 @@ def _dump(content: dict) -> Dump:
     return dump
 
 
-def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> None:
-    """Raise InputError, naming the row, unless the dump's rows are these texts (without tags), in this order."""
+def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> int:
+    """How many texts there are; InputError, naming the row, unless the dump's rows are these texts (without tags)."""
     path = dump_path(name)
     rows = dump if isinstance(dump, list) else dump.rows
     number = 0
@@ -172,3 +174,4 @@ def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, 
         raise InputError(f"{path} has {len(rows)} rows and {dataset} {number}: make the dump from this dataset")
     if isinstance(dump, list):
         print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")
+    return number
