@@ -38,7 +38,7 @@ def main(config):
     artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
     if large.tokenizer != small.tokenizer:
         print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
-    print(f"{path}: {len(dump.rows)} texts, {dump.model}")
+    print(f"{path}: {len(dump.text_sha256)} texts, {dump.model}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
@@ -35,8 +34,8 @@ RULES = {
     "trust_remote_code": boolean(),
 }
 
-# Texts at a time: enough for the tokenizer's threads and numpy, few enough to stay small.
-CHUNK = 1000
+# At a time: enough for the tokenizer's threads and numpy's calls, few enough to stay small.
+CHUNK_CHARACTERS = 200_000
 
 
 @script("data_augmentation", RULES)
@@ -80,22 +79,17 @@ def main(config):
         writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(["text"])
         texts = tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)
-        for first in itertools.count(step=CHUNK):
-            chunk = list(itertools.islice(texts, CHUNK))
-            if not chunk:
-                break
+        for first, chunk in chunks(texts):
             encoded = tokens.encode(tokenizer, chunk, "tokenizer")
-            keep = []
-            for row, of_text in enumerate(encoded, start=first):
-                if guided:
-                    keep.append(dropout.keep_by_rank(weights_of(weights, row, of_text), config.alpha, config.beta))
-                else:
-                    keep.append(dropout.keep_all_alike(len(of_text.offsets), config.alpha))
-                keep[-1][of_text.special] = 1.0
+            offsets, bounds = tokens.end_to_end(encoded)
+            if guided:
+                keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
+            else:
+                keep = dropout.keep_all_alike(len(offsets), config.alpha)
+            keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
             # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
             generator = np.random.default_rng([config.seed, first])
-            offsets = [of_text.offsets for of_text in encoded]
-            variants = dropout.variants(chunk, offsets, keep, config.multiply, generator)
+            variants = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator)
             spaces = sum(plain.count(" ") for plain in chunk) * config.multiply
             characters += sum(map(len, variants)) - spaces
             blanked += sum(variant.count(" ") for variant in variants) - spaces
@@ -115,6 +109,19 @@ def main(config):
 
 def read_plain(dataset: str) -> Iterator[str]:
     return map(biography.strip_tags, biography.read_texts(dataset))
+
+
+def chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield each chunk's first text's number, from 0, and its texts; a text of more characters is a chunk by itself."""
+    first, chunk, characters = 0, [], 0
+    for plain in texts:
+        if chunk and characters + len(plain) > CHUNK_CHARACTERS:
+            yield first, chunk
+            first, chunk, characters = first + len(chunk), [], 0
+        chunk.append(plain)
+        characters += len(plain)
+    if chunk:
+        yield first, chunk
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(config):
         return
 
     # Save
-    dump = attention_dump.Dump(
+    dump = attention_dump.Dump.of(
         model=config.model,
         tokenizer=tokens.fingerprint(tokenizer),
         settings={

@@ -158,7 +158,7 @@ def dumps(texts: list[str]) -> tuple[Dump, Dump]:
             Row(text_hash(text), generator.random(len(offsets[text]), dtype=np.float32), offsets[text])
             for text in texts
         ]
-        made.append(Dump(folder.name, folder.name, {}, rows))
+        made.append(Dump.of(folder.name, folder.name, {}, rows))
     return made[0], made[1]
 
 
@@ -167,7 +167,7 @@ def numpy_half(quick: bool) -> None:
     texts = biographies(5_000 if quick else 100_000)
     few = 200 if quick else 2_000
     large, small = dumps(texts)
-    few_large, few_small = (Dump(dump.model, dump.tokenizer, {}, dump.rows[:few]) for dump in (large, small))
+    few_large, few_small = (Dump.of(dump.model, dump.tokenizer, {}, dump.rows[:few]) for dump in (large, small))
 
     differences = plain_contrast.difference(few_large, few_small)
     for defined, row in zip(differences, contrast.contrast(few_large, few_small).rows, strict=True):
@@ -182,16 +182,17 @@ def numpy_half(quick: bool) -> None:
     many = 500 if quick else 10_000
 
     def plain_variants():
-        for text, row in zip(texts[:few], small.rows, strict=False):
+        for text, row in zip(texts[:few], few_small.rows, strict=True):
             plain_dropout.variants(text, row.offsets, row.values, 0.7, 0.05, 10)
 
     def ours():
         for first in range(0, many, 1000):
             chunk = slice(first, min(first + 1000, many))
-            rows = small.rows[chunk]
-            keep = [dropout.keep_by_rank(row.values, 0.7, 0.05) for row in rows]
-            offsets = [row.offsets for row in rows]
-            dropout.variants(texts[chunk], offsets, keep, 10, np.random.default_rng(first))
+            bounds = small.bounds[chunk.start : chunk.stop + 1]
+            of_tokens = slice(bounds[0], bounds[-1])
+            keep = dropout.keep_by_rank(small.values[of_tokens], bounds - bounds[0], 0.7, 0.05)
+            generator = np.random.default_rng(first)
+            dropout.variants(texts[chunk], small.offsets[of_tokens], bounds - bounds[0], keep, 10, generator)
 
     rates = alternate(3, (plain_variants, few * 10), (ours, many * 10))
     report("token-dropout, 10 variants a text", "loop over tokens", *rates, "variants/s", 20)

@@ -9,26 +9,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
+
 from utils import attention_dump, biography, dropout
 
 TEXTS, TOKENS = 3, 10
 
 
 def main(name: str, dataset: str) -> None:
-    rows = attention_dump.read_dump(name).rows
+    dump = attention_dump.read_dump(name)
+    ranks = np.split(dropout.ranks(dump.values, dump.bounds), dump.bounds[1:-1])
     by_field = defaultdict(list)
-    for number, (row, tagged) in enumerate(zip(rows, biography.read_texts(dataset), strict=True)):
+    for number, (row, rank, tagged) in enumerate(zip(dump.rows, ranks, biography.read_texts(dataset), strict=True)):
         text, spans = biography.field_spans(tagged)
-        rank = dropout.ranks(row.values)
         if number < TEXTS:
             shown = [text[slice(*row.offsets[token])].replace(" ", "␣") for token in rank.argsort()]
             print(f"\n{text}\n  highest: {'  '.join(shown[:TOKENS])}\n  lowest:  {'  '.join(shown[-TOKENS:])}")
         for (start, end), of_token in zip(row.offsets, rank / max(1, len(rank) - 1), strict=True):
             fields = [field for field, (first, last) in spans.items() if end > first and start < last]
             by_field[fields[0] if fields else "(no field)"].append(of_token)
-    print(f"\nMean rank of each field's tokens over {len(rows)} texts, 0 the highest and 1 the lowest:")
-    for field, ranks in sorted(by_field.items(), key=lambda item: sum(item[1]) / len(item[1])):
-        print(f"  {field:<10} {sum(ranks) / len(ranks):.2f}  ({len(ranks)} tokens)")
+    print(f"\nMean rank of each field's tokens over {len(dump.rows)} texts, 0 the highest and 1 the lowest:")
+    for field, of_field in sorted(by_field.items(), key=lambda item: sum(item[1]) / len(item[1])):
+        print(f"  {field:<10} {sum(of_field) / len(of_field):.2f}  ({len(of_field)} tokens)")
 
 
 if __name__ == "__main__":

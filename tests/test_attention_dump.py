@@ -15,7 +15,7 @@ TEXTS = ["Ann, of Bonn.", "Zoë 🙂"]
 
 
 def small_dump() -> Dump:
-    return Dump(
+    return Dump.of(
         model="org/model",
         tokenizer="fingerprint",
         settings={"include_self": False, "prepend_bos": True, "dtype": "float32"},

@@ -27,7 +27,7 @@ def random_dump(name: str, cuts: list[list[int]], seed: int) -> Dump:
     generator = np.random.default_rng(seed)
     offsets = [np.array([cut[:-1], cut[1:]], dtype=np.int32).T for cut in cuts]
     rows = [Row("text", generator.random(len(spans), dtype=np.float32), spans) for spans in offsets]
-    return Dump(name, name, {}, rows)
+    return Dump.of(name, name, {}, rows)
 
 
 def test_contrast():
@@ -44,10 +44,11 @@ def test_dropout():
     ends = np.array([3, 7, 8, 14, 19, 24, 28, 34, 35])
     offsets = np.stack([np.r_[0, ends[:-1]], ends], axis=1)
     weights = np.random.default_rng(0).random(len(ends), dtype=np.float32)
-    keep = dropout.keep_by_rank(weights, 0.9, 0.3)
+    bounds = np.array([0, len(ends)])
+    keep = dropout.keep_by_rank(weights, bounds, 0.9, 0.3)
     count = 4000
     random.seed(0)
-    ours = dropout.variants([text], [offsets], [keep], count, np.random.default_rng(0))
+    ours = dropout.variants([text], offsets, bounds, keep, count, np.random.default_rng(0))
     plain = plain_dropout.variants(text, offsets, weights, 0.9, 0.3, count)
     kept = [
         [np.mean([variant[start:end] == text[start:end] for variant in drawn]) for start, end in offsets]

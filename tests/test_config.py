@@ -85,8 +85,8 @@ class RunsCode:
 @pytest.fixture(scope="module")
 def mistaken(workplace, run):
     row = Row(text_hash("something else"), np.zeros(1, np.float32), np.array([[0, 4]], np.int32))
-    attention_dump.write(Dump("model other", "t", {}, [row] * 15), workplace / "other")
-    attention_dump.write(Dump("model fewer", "t", {}, [row]), workplace / "fewer")
+    attention_dump.write(Dump.of("model other", "t", {}, [row] * 15), workplace / "other")
+    attention_dump.write(Dump.of("model fewer", "t", {}, [row]), workplace / "fewer")
     (workplace / "hostile.pkl").write_bytes(pickle.dumps({"version": RunsCode()}))
     return run
 

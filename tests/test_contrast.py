@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from utils.attention_dump import Dump, Row
-from utils.contrast import combine, contrast, project, weights_of
+from utils.contrast import combine, contrast, project, project_texts, weights_of
 from utils.errors import InputError
 from utils.tokens import Encoded
 
 # Each value and each projection is rounded to float32 once, by at most half of this in relation to its size.
 RELATIVE = 2.0**-23
-# Running sums in float64 of some hundred numbers of at most a few hundred, each rounded by 2^-53 of its size.
+# Sums in fixed point of up to some hundred numbers of at most 10, the last place of which is below 2^-62 of their sum;
+# and the slow version's own sums in float64.
 ABSOLUTE = 1e-11
 
 OFFSETS = np.array([[0, 3], [3, 8], [8, 9]], np.int32)
@@ -23,7 +24,22 @@ SMALL = np.array([0.2, 0.7, 0.0], np.float32)
 
 def make_dump(model, values, offsets=OFFSETS, tokenizer="tokenizer", hashes=("first", "second"), **settings) -> Dump:
     rows = [Row(text_sha256, np.asarray(values, np.float32), offsets) for text_sha256 in hashes]
-    return Dump(model, tokenizer, {"include_self": False, "prepend_bos": True, "dtype": "float32"} | settings, rows)
+    return Dump.of(model, tokenizer, {"include_self": False, "prepend_bos": True, "dtype": "float32"} | settings, rows)
+
+
+def encode(offsets: np.ndarray) -> Encoded:
+    """A text of these tokens, with a special token before and after them."""
+    count = len(offsets)
+    return Encoded(list(range(count + 2)), np.arange(1, count + 1), offsets, np.zeros(count, bool))
+
+
+def random_spans(generator: np.random.Generator, length: int) -> np.ndarray:
+    """Gaps, overlaps and empty spans all occur."""
+    return np.sort(generator.integers(0, length + 1, (generator.integers(0, 20), 2)), axis=1).astype(np.int32)
+
+
+def random_values(generator: np.random.Generator, count: int) -> np.ndarray:
+    return (generator.normal(size=count) * 10.0 ** generator.uniform(-4, 0, count)).astype(np.float32)
 
 
 def slow_project(values, offsets, target_offsets) -> list[float]:
@@ -110,12 +126,28 @@ def test_project_agrees_with_the_slow_definition(seed):
     """Random spans of both tokenizers, so gaps, overlaps, empty spans and targets that nothing covers all occur."""
     generator = np.random.default_rng(seed)
     length = generator.integers(1, 60)
-    offsets = np.sort(generator.integers(0, length + 1, (generator.integers(0, 20), 2)), axis=1).astype(np.int32)
-    targets = np.sort(generator.integers(0, length + 20, (generator.integers(0, 20), 2)), axis=1).astype(np.int32)
-    values = (generator.normal(size=len(offsets)) * 10.0 ** generator.uniform(-4, 0, len(offsets))).astype(np.float32)
+    offsets, targets = random_spans(generator, length), random_spans(generator, length + 20)
+    values = random_values(generator, len(offsets))
     projected = project(values, offsets, targets)
     assert projected.dtype == np.float32
     np.testing.assert_allclose(projected, slow_project(values, offsets, targets), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_many_texts_at_once_are_projected_each_by_itself(monkeypatch, chunk, overlap):
+    monkeypatch.setattr("utils.contrast.CHUNK", chunk)
+    generator = np.random.default_rng(chunk)
+    offsets = [random_spans(generator, 50) for _ in range(10)]
+    if not overlap:  # in the order of the text, each span cut short where the next begins
+        offsets = [np.sort(spans.ravel()).reshape(-1, 2) for spans in offsets]
+    targets = [random_spans(generator, 60) for _ in range(10)]
+    values = [random_values(generator, len(spans)) for spans in offsets]
+    laid = [np.concatenate(values)]
+    for side in (offsets, targets):
+        laid += [np.concatenate(side), np.cumsum([0, *map(len, side)])]
+    expected = [slow_project(*one) for one in zip(values, offsets, targets, strict=True)]
+    np.testing.assert_allclose(project_texts(*laid), np.concatenate(expected), rtol=RELATIVE, atol=ABSOLUTE)
 
 
 def test_project_from_no_tokens_gives_zeros():
@@ -166,30 +198,28 @@ def test_log_ratio():
     assert made.settings["operation"] == "log_ratio"
 
 
-def test_weights_of_a_dump_are_those_of_the_row():
-    weights = make_dump("big", LARGE)
-    weights.rows[1].values = SMALL
-    encoded = Encoded([1, 5, 6, 7], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
-    assert weights_of(weights, 1, encoded).tolist() == SMALL.tolist()
+def test_weights_of_a_dump_are_those_of_the_rows():
+    weights = make_dump("big", LARGE, hashes=("first", "second", "third"))
+    for row, factor in enumerate((1, 2, 3)):
+        weights.rows[row].values[:] = factor * SMALL
+    assert weights_of(weights, 1, [encode(OFFSETS)]).tolist() == (2 * SMALL).tolist()
+    assert weights_of(weights, 1, [encode(OFFSETS)] * 2).tolist() == [*(2 * SMALL), *(3 * SMALL)]
 
 
 def test_weights_of_a_dump_of_another_tokenizer_are_projected():
-    encoded = Encoded([5, 6], np.array([0, 1]), OTHER_OFFSETS, np.zeros(2, bool))
-    found = weights_of(make_dump("big", LARGE), 0, encoded)
+    found = weights_of(make_dump("big", LARGE), 0, [encode(OTHER_OFFSETS)])
     np.testing.assert_allclose(found, slow_project(LARGE, OFFSETS, OTHER_OFFSETS), rtol=RELATIVE, atol=ABSOLUTE)
 
 
 def test_weights_of_a_bare_list():
     """One value a token, or one an id with the tokenizer's own special tokens (here first and last)."""
-    encoded = Encoded([1, 5, 6, 7, 2], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
-    without, within = np.array([3, 2, 1], np.float32), np.array([9, 3, 2, 1, 8], np.float32)
-    assert weights_of([within, without], 1, encoded).tolist() == [3, 2, 1]
-    assert weights_of([within, without], 0, encoded).tolist() == [3, 2, 1]
+    without, within = np.array([3, 2, 1], np.float32), np.array([9, 6, 5, 4, 8], np.float32)
+    assert weights_of([within, without], 1, [encode(OFFSETS)]).tolist() == [3, 2, 1]
+    assert weights_of([within, without], 0, [encode(OFFSETS)] * 2).tolist() == [6, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("count", [0, 2, 4, 6])
 def test_a_bare_list_of_another_length_names_the_row(count):
-    encoded = Encoded([1, 5, 6, 7, 2], np.array([1, 2, 3]), OFFSETS, np.zeros(3, bool))
     weights = [np.zeros(3, np.float32), np.zeros(count, np.float32)]
     with pytest.raises(InputError, match=f"row 2 has {count} values"):
-        weights_of(weights, 1, encoded)
+        weights_of(weights, 0, [encode(OFFSETS)] * 2)

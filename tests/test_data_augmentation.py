@@ -46,7 +46,7 @@ def write_weights(tiny_model, **changes) -> list[tokens.Encoded]:
         Row(text_hash(text), -np.arange(len(of_text.offsets), dtype=np.float32), of_text.offsets)
         for text, of_text in zip(TEXTS, encoded, strict=True)
     ]
-    attention_dump.write(Dump("m", changes.get("tokenizer", tokens.fingerprint(tokenizer)), {}, rows), "weights")
+    attention_dump.write(Dump.of("m", changes.get("tokenizer", tokens.fingerprint(tokenizer)), {}, rows), "weights")
     return encoded
 
 
@@ -70,7 +70,7 @@ def test_the_seed_decides_the_file(augment):
 def test_a_long_file_is_read_in_chunks_whose_draws_differ(augment, monkeypatch, tmp_path):
     text = "The same words twice make different variants."
     (tmp_path / "same.csv").write_text(f"text\n{text}\n{text}\n{text}\n")
-    monkeypatch.setattr(data_augmentation, "CHUNK", 2)
+    monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", 2 * len(text))
     rows = augment(**{**RANDOM, "multiply": 20}, dataset="same.csv")
     assert all(is_variant(row, text) for row in rows)
     assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
@@ -84,8 +84,10 @@ def test_alpha_keeps_under_random_and_drops_under_attention(augment, tiny_model)
     assert set("".join(all_dropped)) <= set(" ,.<eos>")
 
 
-def test_the_weights_decide_which_tokens_stay(augment, tiny_model):
+@pytest.mark.parametrize("chunk_characters", [1, 60, 10_000])
+def test_the_weights_decide_which_tokens_stay(augment, tiny_model, monkeypatch, chunk_characters):
     """With beta this large and alpha=1 all but rank 0 is dropped, save commas, full stops and special tokens."""
+    monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", chunk_characters)
     encoded = write_weights(tiny_model)
     rows = augment(**{**ATTENTION, "alpha": 1, "beta": 1000, "multiply": 1})
     for row, text, of_text in zip(rows, TEXTS, encoded, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils import dropout
-from utils.dropout import collapse, keep_all_alike, keep_by_rank, ranks
+from utils.dropout import collapse, keep_all_alike
 
 TEXT = "Zoë O'Neil 🙂 was born in Łódź, Poland."
 # Words with the space before them, as byte-level tokenizers cut them; "," and "." by themselves.
@@ -20,7 +20,17 @@ def spans(words: list[str]) -> np.ndarray:
 
 def variants(text: str, offsets, keep, count: int, generator) -> list[str]:
     """Of one text."""
-    return dropout.variants([text], [offsets], [keep], count, generator)
+    return dropout.variants([text], offsets, np.array([0, len(offsets)]), keep, count, generator)
+
+
+def ranks(weights: np.ndarray) -> np.ndarray:
+    """Of one text."""
+    return dropout.ranks(weights, np.array([0, len(weights)]))
+
+
+def keep_by_rank(weights: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    """Of one text."""
+    return dropout.keep_by_rank(weights, np.array([0, len(weights)]), alpha, beta)
 
 
 def one(text: str, words: list[str], keep) -> str:
@@ -48,6 +58,13 @@ def test_ranks_are_zero_for_the_largest_and_ties_go_by_the_text():
     by_weight = sorted(range(500), key=lambda token: (-weights[token], token))
     assert [by_weight[rank] for rank in ranks(weights)] == list(range(500))
     assert ranks(np.zeros(0, np.float32)).tolist() == []
+
+
+def test_each_text_is_ranked_by_itself():
+    weights = np.random.default_rng(1).integers(0, 9, 60).astype(np.float32)
+    bounds = np.array([0, 7, 7, 14, 30, 53, 60])
+    expected = [rank for start, end in zip(bounds, bounds[1:], strict=False) for rank in ranks(weights[start:end])]
+    assert dropout.ranks(weights, bounds).tolist() == expected
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.05), (0.3, 2.0), (1, 1), (0, 0.05), (0.7, 0)])
@@ -145,7 +162,9 @@ def test_many_texts_at_once_are_each_text_with_its_part_of_the_draws():
     texts = [TEXT, "", "🙂🙂", "no token at all", TEXT[:9]]
     offsets = [spans(WORDS), np.zeros((0, 2), int), spans(["🙂", "🙂"]), np.zeros((0, 2), int), spans(WORDS[:2])]
     keep = [np.random.default_rng(len(of_text)).random(len(of_text)) for of_text in offsets]
-    made = dropout.variants(texts, offsets, keep, 6, np.random.default_rng(4))
+    bounds = np.cumsum([0, *map(len, offsets)])
+    laid = np.concatenate(offsets), bounds, np.concatenate(keep)
+    made = dropout.variants(texts, *laid, 6, np.random.default_rng(4))
     draws = np.random.default_rng(4).random((6, 15))
     first = 0
     for index, (text, of_text, probability) in enumerate(zip(texts, offsets, keep, strict=True)):

@@ -18,7 +18,9 @@ import hashlib
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,8 +39,7 @@ ADMITTED = {
 }
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     text_sha256: str
     values: np.ndarray
     offsets: np.ndarray
@@ -46,10 +47,36 @@ class Row:
 
 @dataclass
 class Dump:
+    """In memory all texts' tokens lie end to end, so that numpy treats any number of texts at once.
+
+    text_sha256: one for each text; bounds: int64 [texts + 1], text i's tokens are those from bounds[i] to
+    bounds[i + 1]; values: float32 [all tokens]; offsets: int32 [all tokens, 2].
+    """
+
     model: str
     tokenizer: str
     settings: dict
-    rows: list[Row]
+    text_sha256: list[str]
+    bounds: np.ndarray
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, model: str, tokenizer: str, settings: dict, rows: Sequence[Row]) -> "Dump":
+        bounds = np.cumsum([0, *(len(row.values) for row in rows)])
+        # The empty arrays are there for a dump without rows.
+        values = np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)])
+        offsets = np.concatenate([np.zeros((0, 2), np.int32), *(row.offsets for row in rows)])
+        return cls(model, tokenizer, settings, [row.text_sha256 for row in rows], bounds, values, offsets)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The texts one by one: views of the arrays, not copies."""
+        spans = pairwise(self.bounds.tolist())
+        return [
+            Row(text_sha256, self.values[start:end], self.offsets[start:end])
+            for text_sha256, (start, end) in zip(self.text_sha256, spans, strict=True)
+        ]
 
 
 class Refused(pickle.UnpicklingError):
@@ -93,8 +120,13 @@ def dump_path(name: str | Path) -> Path:
 
 def write(dump: Dump, name: str) -> Path:
     path = dump_path(name)
-    # Not dataclasses.asdict, which would copy every array.
-    content = {"version": VERSION, **vars(dump), "rows": [vars(row) for row in dump.rows]}
+    content = {
+        "version": VERSION,
+        "model": dump.model,
+        "tokenizer": dump.tokenizer,
+        "settings": dump.settings,
+        "rows": [row._asdict() for row in dump.rows],
+    }
     with whole_file(path) as aside, open(aside, "wb") as opened:
         # Protocol 4 keeps to names that both numpy 1 and 2 can be read from; 5 adds nothing on disk.
         pickle.dump(content, opened, protocol=4)
@@ -141,19 +173,23 @@ def _bare_list(content: Sequence) -> list[np.ndarray]:
 def _dump(content: dict) -> Dump:
     if not isinstance(content, dict) or content["version"] != VERSION:
         raise ValueError(f"version {content['version']}" if isinstance(content, dict) else type(content).__name__)
-    dump = Dump(**{key: value for key, value in content.items() if key != "version"})
-    if not isinstance(dump.settings, dict):
-        raise ValueError("settings must be a dict")
-    dump.rows = [Row(**row) for row in dump.rows]
-    for index, row in enumerate(dump.rows, start=1):
+    named = {key: value for key, value in content.items() if key != "version"}
+    rows = named["rows"] = [Row(**row) for row in named["rows"]]
+    for index, row in enumerate(rows, start=1):
         count = len(row.values)
         expected = (np.float32, (count,), np.int32, (count, 2))
         if (row.values.dtype, row.values.shape, row.offsets.dtype, row.offsets.shape) != expected:
             raise ValueError(f"row {index}: values must be float32 [n] and offsets int32 [n, 2]")
-        if (row.offsets[:, 0] < 0).any() or (row.offsets[:, 0] > row.offsets[:, 1]).any():
-            raise ValueError(f"row {index}: offsets must be spans of characters")
-        if not np.isfinite(row.values).all():
-            raise ValueError(f"row {index}: values must be finite")
+    dump = Dump.of(**named)
+    if not isinstance(dump.settings, dict):
+        raise ValueError("settings must be a dict")
+    start, end = dump.offsets.T
+    for wrong, what in (
+        (~np.isfinite(dump.values), "values must be finite"),
+        ((start < 0) | (start > end), "offsets must be spans of characters"),
+    ):
+        if wrong.any():
+            raise ValueError(f"row {np.searchsorted(dump.bounds, wrong.argmax(), side='right')}: {what}")
     return dump
 
 

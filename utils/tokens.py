@@ -147,6 +147,12 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
     return results
 
 
+def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
+    """All texts' offsets, int32 [all tokens, 2], and bounds, int64 [texts + 1]: text i has bounds[i] to bounds[i + 1]."""
+    bounds = np.cumsum([0, *(len(of_text.offsets) for of_text in encoded)])
+    return np.concatenate([np.zeros((0, 2), np.int32), *(of_text.offsets for of_text in encoded)]), bounds
+
+
 def check_length(encoded: list[Encoded], config: "PreTrainedConfig", dataset: str) -> None:
     """Raise InputError, naming the row, where a text has more tokens than the model's context."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
