@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, GptOssConfig, MambaConfig
 
 from tests import tiny
 from utils import received_attention
@@ -52,32 +52,80 @@ def test_agrees_with_the_slow_definition_in_padded_batches(architecture, include
             np.testing.assert_allclose(fast, defined, rtol=RELATIVE, atol=1e-9)
 
 
+@pytest.mark.parametrize("mask_elements", [0, 2**25])
+@pytest.mark.parametrize("is_softmax", [True, False])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_blocks_of_queries_change_nothing(architecture, monkeypatch):
+def test_blocks_of_queries_change_nothing(architecture, is_softmax, mask_elements, monkeypatch):
     """Blocks of a few queries, that begin and end inside and outside sliding windows and padding."""
     model = tiny.model(architecture)
     texts = random_texts([50, 21])
-    whole = ReceivedAttention(model).texts(texts)
-    monkeypatch.setattr(received_attention, "BLOCK_ELEMENTS", 700)
-    for in_blocks, at_once in zip(ReceivedAttention(model).texts(texts), whole, strict=True):
-        np.testing.assert_allclose(in_blocks, at_once, rtol=RELATIVE, atol=1e-9)
+    expected = [slow(model, ids, include_self=False) for ids in texts]
+    monkeypatch.setitem(received_attention.BLOCK_ELEMENTS, "cpu", 700)
+    monkeypatch.setattr(received_attention, "MASK_ELEMENTS", mask_elements)
+    if not is_softmax:
+        monkeypatch.setattr(received_attention, "UNUSUAL", ("scaling",))
+    receive = ReceivedAttention(model)
+    for in_blocks, defined in zip(receive.texts(texts), expected, strict=True):
+        np.testing.assert_allclose(in_blocks, defined, rtol=RELATIVE, atol=1e-9)
+    assert set(receive.is_softmax.values()) == {is_softmax}
+
+
+def test_softmax_attention_is_the_formula():
+    """Grouped queries, and a mask that leaves out the keys that every query looks at."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, 5, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 9, 8, generator=generator)
+    mask = torch.zeros(2, 1, 5, 9)
+    mask[1, :, 2:, 4] = mask[:, :, 1, 6:] = -1e30
+    output, weights = received_attention.softmax_attention(query, key, value, mask[..., 4:], 4, 0.3)
+    for text in range(2):
+        for head in range(6):
+            of_head = key[text, head // 3], value[text, head // 3]
+            for place in range(5):
+                scores = torch.tensor([0.3 * float((query[text, head, place] * one).sum()) for one in of_head[0]])
+                scores += mask[text, 0, place]
+                powers = torch.exp(scores - scores.max())
+                # Sums of eight products, and of nine weights, in float32.
+                torch.testing.assert_close(weights[text, head, place], powers / powers.sum(), rtol=1e-5, atol=1e-7)
+                expected = (powers / powers.sum()) @ of_head[1]
+                torch.testing.assert_close(output[text, place, head], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(vocab_size=600, **tiny.SIZES, **tiny.GROUPED, sliding_window=8, attn_logit_softcapping=0.01),
+        GptOssConfig(vocab_size=600, **tiny.SIZES, **tiny.GROUPED, sliding_window=8, num_local_experts=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_what_is_not_a_plain_softmax_stays_the_models_own(config, monkeypatch):
+    """Soft caps and sinks: by their arguments, and by the check of the first positions alone."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    texts = random_texts([40, 3])
+    expected = [slow(model, ids, include_self=False) for ids in texts]
+    for unusual in (received_attention.UNUSUAL, ()):
+        monkeypatch.setattr(received_attention, "UNUSUAL", unusual)
+        receive = ReceivedAttention(model)
+        for received, defined in zip(receive.texts(texts), expected, strict=True):
+            np.testing.assert_allclose(received, defined, rtol=RELATIVE, atol=1e-9)
+        assert set(receive.is_softmax.values()) == {False}
 
 
 def test_a_block_never_holds_more_than_its_share(monkeypatch):
-    """The largest map that the model's attention is asked for is bounded, however long the text."""
-    from transformers.models.llama import modeling_llama
-
+    """The largest map is bounded, however long the text."""
     largest = 0
-    eager = modeling_llama.eager_attention_forward
+    attention = received_attention.softmax_attention
 
-    def watched(*arguments, **options):
+    def watched(*arguments):
         nonlocal largest
-        output, weights = eager(*arguments, **options)
+        output, weights = attention(*arguments)
         largest = max(largest, weights.numel())
         return output, weights
 
-    monkeypatch.setattr(modeling_llama, "eager_attention_forward", watched)
-    monkeypatch.setattr(received_attention, "BLOCK_ELEMENTS", 10_000)
+    monkeypatch.setattr(received_attention, "softmax_attention", watched)
+    monkeypatch.setitem(received_attention.BLOCK_ELEMENTS, "cpu", 10_000)
     ReceivedAttention(tiny.model("llama")).texts(random_texts([400]))
     assert 5_000 < largest <= 10_000
 

@@ -50,9 +50,7 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     settings = {**large.settings, "dtype": f"{large.settings.get('dtype')}, {small.settings.get('dtype')}"}
     settings["operation"] = operation
     symbol = {"difference": "-", "log_ratio": "/"}[operation]
-    return dataclasses.replace(
-        onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values
-    )
+    return dataclasses.replace(onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values)
 
 
 def check_same_tokens(large: Dump, small: Dump) -> None:

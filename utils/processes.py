@@ -1,5 +1,7 @@
 """One process or several (`torchrun`): who does what, and who speaks."""
 
+import atexit
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -7,9 +9,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 
 
+@functools.cache
 def processes() -> PartialState:
     """This process among those that were launched. Without a GPU they find each other (gloo) only if told so."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available())
+    # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
+    atexit.register(state.destroy_process_group)
+    return state
 
 
 def is_main_process() -> bool:

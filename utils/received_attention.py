@@ -4,13 +4,14 @@
 
 The maps A are never held: transformers calls `ReceivedAttention._attend` in place of a layer's attention, which
 sums the columns of one block of queries after the other, so memory does not grow with the number of layers, nor
-with the square of a text's length. The block's attention weights come from the model's own eager attention, so
-grouped queries, soft caps, sinks, sliding windows and the like are what the model does, not what we think it does.
+with the square of a text's length. A block's attention weights come from `softmax_attention`, which is faster than
+the model's own eager attention, where both give the same for the first block of a layer; otherwise (soft caps, sinks
+and the like) from the model's own, so that they are what the model does, not what we think it does.
 """
 
 import math
 import sys
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +22,11 @@ from utils.errors import InputError
 
 NAME = "received_attention"
 
-BLOCK_ELEMENTS = 2**23
-"""Attention weights held at once: batch * heads * queries of the block * keys (32 MiB in float32)."""
+BLOCK_ELEMENTS = {"cpu": 3 * 2**19, "cuda": 2**24}
+"""Attention weights held at once: batch * heads * queries of the block * keys. On a CPU they stay in its cache."""
+
+MASK_ELEMENTS = 2**25
+"""What a pass keeps of its blocks' masks from one layer to the next (64 MiB in bfloat16)."""
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
@@ -41,6 +45,12 @@ def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     return found
 
 
+CHECKED_POSITIONS = 32
+
+UNUSUAL = ("softcap", "s_aux")
+"""Arguments that make attention something else than a softmax, though perhaps not visibly so in the first block."""
+
+
 class BlockMask:
     """A layer's mask as a rule; `__call__` makes the part for a block of queries, additive, [batch, 1, queries, keys].
 
@@ -48,14 +58,62 @@ class BlockMask:
     """
 
     def __init__(self, **arguments):
-        # Layers come one after the other; where one block holds the whole text, they share its mask.
-        self.make = lru_cache(maxsize=1)(partial(eager_mask, **arguments))
+        self.make = partial(eager_mask, **arguments)
+        self.kept: dict[tuple, tuple[torch.Tensor, int]] = {}
+        self.room = MASK_ELEMENTS
 
-    def __call__(self, first_key: int, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    def __call__(self, first_key: int, start: int, end: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """For the queries from `start` and the keys from `first_key`, both up to `end`."""
-        return self.make(
-            q_length=end - start, q_offset=start, kv_length=end - first_key, kv_offset=first_key, dtype=dtype
-        )
+        sizes = {"q_length": end - start, "q_offset": start, "kv_length": end - first_key, "kv_offset": first_key}
+        # Made on the first layer's device; a sharded model's other layers lie elsewhere.
+        return self.make(**sizes, dtype=dtype).to(device)
+
+    def masked_part(self, *place) -> tuple[torch.Tensor, int]:
+        """The same mask without its first columns, and how many these are: all queries look at their keys."""
+        if place in self.kept:
+            return self.kept[place]
+        mask = self(*place)
+        masked = mask.ne(0).flatten(0, 2).any(dim=0)
+        # argmax gives the first of the largest.
+        skipped = int(masked.int().argmax()) if masked.any() else len(masked)
+        part = mask[..., skipped:].contiguous(), skipped
+        if part[0].numel() <= self.room:
+            self.room -= part[0].numel()
+            self.kept[place] = part
+        return part
+
+
+def softmax_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, skipped: int, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output [batch, queries, heads, size] and float32 weights [batch, heads, queries, keys] of plain attention,
+    softmax(scaling * q k^T + mask) v, from [batch, heads, queries, size] and twice [batch, key heads, keys, size].
+
+    The mask leaves out the first `skipped` keys, which every query looks at.
+    """
+    batch, heads, queries, size = query.shape
+    # Queries with one key head form one matrix, so that keys need no repeating.
+    grouped = query.reshape(batch * key.shape[1], -1, size)
+    scores = torch.bmm(grouped, key.flatten(0, 1).transpose(1, 2)).float().mul_(scaling)
+    scores = scores.view(batch, heads, queries, -1)
+    scores[..., skipped:] += mask
+    weights = torch.softmax(scores, dim=-1)
+    of_groups = weights.view(*grouped.shape[:2], -1).to(value.dtype)
+    output = torch.bmm(of_groups, value.flatten(0, 1)).view(batch, heads, queries, size)
+    return output.transpose(1, 2), weights
+
+
+def own_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    kwargs: dict,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from the layer's own eager attention; the weights come in its own precision."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return eager(module, query, key, value, mask, dropout=0.0, **kwargs)
 
 
 class LastLayerRead(Exception):
@@ -73,6 +131,7 @@ class ReceivedAttention:
         self.model = model
         self.include_self = include_self
         self.layers = None  # how many layers call `_attend`, known once a whole pass is done
+        self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
         AttentionInterface.register(NAME, self._attend)
         AttentionMaskInterface.register(NAME, lambda **arguments: BlockMask(**arguments))
         try:
@@ -122,34 +181,33 @@ class ReceivedAttention:
         readable = isinstance(attention_mask, BlockMask) and query.shape[2] == self.real.shape[1]
         if not readable or not getattr(module, "is_causal", True):
             raise self._bypassed()
-        eager = sys.modules[type(module).__module__].eager_attention_forward
         batch, heads, length, _ = query.shape
-        real = self.real.to(query.device)
+        key, value = key.contiguous(), value.contiguous()
+        real = None if self.real.all() else self.real.to(query.device)
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
         window = kwargs.get("sliding_window") or length
+        elements = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "cuda"] // (batch * heads)
+        is_softmax = self._is_softmax(module, query, key, value, attention_mask, kwargs)
         outputs, start = [], 0
         while start < length:
             # A query looks at no later key and at none before its window, so a block has before + rows keys: the
             # most rows for which rows * (before + rows) weights a head fit.
             first_key = max(0, start - window + 1)
             before = start - first_key
-            rows = (math.isqrt(before**2 + 4 * (BLOCK_ELEMENTS // (batch * heads))) - before) // 2
+            rows = (math.isqrt(before**2 + 4 * elements) - before) // 2
             end = min(length, start + max(1, rows))
-            output, weights = eager(
-                module,
-                query[:, :, start:end],
-                key[:, :, first_key:end],
-                value[:, :, first_key:end],
-                # Made on the first layer's device; a sharded model's other layers lie elsewhere.
-                attention_mask(first_key, start, end, query.dtype).to(query.device),
-                dropout=0.0,
-                **kwargs,
-            )
+            block = query[:, :, start:end], key[:, :, first_key:end], value[:, :, first_key:end]
+            place = (first_key, start, end, query.dtype, query.device)
+            if is_softmax:
+                output, weights = softmax_attention(*block, *attention_mask.masked_part(*place), kwargs["scaling"])
+            else:
+                output, weights = own_attention(module, *block, attention_mask(*place), kwargs)
             outputs.append(output)
             if not self.include_self:
                 torch.diagonal(weights[..., before:], dim1=2, dim2=3).zero_()
-            # Queries of padding attend to something as well; they are nobody's followers.
-            weights.masked_fill_(~real[:, None, start:end, None], 0.0)
+            if real is not None:
+                # Queries of padding attend to something as well; they are nobody's followers.
+                weights.masked_fill_(~real[:, None, start:end, None], 0.0)
             received[:, first_key:end] += weights.sum(dim=(1, 2), dtype=torch.float32)
             start = end
         self.total += received.to(self.total.device)
@@ -158,6 +216,22 @@ class ReceivedAttention:
         if self.calls == self.layers:
             raise LastLayerRead
         return torch.cat(outputs, dim=1), None
+
+    def _is_softmax(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> bool:
+        """Whether `softmax_attention` gives what the layer's own eager attention gives, on the first positions."""
+        if module not in self.is_softmax:
+            usual = kwargs.get("scaling") is not None and not any(kwargs.get(name) is not None for name in UNUSUAL)
+            first = [states[:, :, :CHECKED_POSITIONS] for states in (query, key, value)]
+            place = (0, 0, first[0].shape[2], query.dtype, query.device)
+            self.is_softmax[module] = usual and all(
+                torch.allclose(ours.float(), theirs.float(), rtol=0, atol=8 * torch.finfo(query.dtype).eps)
+                for ours, theirs in zip(
+                    softmax_attention(*first, *mask.masked_part(*place), kwargs["scaling"]),
+                    own_attention(module, *first, mask(*place), kwargs),
+                    strict=True,
+                )
+            )
+        return self.is_softmax[module]
 
     def _bypassed(self) -> InputError:
         kind = self.model.config.model_type

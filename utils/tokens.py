@@ -148,7 +148,7 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
 
 
 def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
-    """All texts' offsets, int32 [all tokens, 2], and bounds, int64 [texts + 1]: text i has bounds[i] to bounds[i + 1]."""
+    """All texts' offsets, int32 [tokens, 2], and bounds, int64 [texts + 1]: text i has bounds[i] to bounds[i + 1]."""
     bounds = np.cumsum([0, *(len(of_text.offsets) for of_text in encoded)])
     return np.concatenate([np.zeros((0, 2), np.int32), *(of_text.offsets for of_text in encoded)]), bounds
 
