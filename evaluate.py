@@ -69,29 +69,33 @@ def main(config):
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
 
     # Answer
-    predictions: dict[int, str] = {}
+    answered: dict[int, tuple[str, float]] = {}
     with progress("answers", total=len(asked)) as bar:
-        prompted = [question.prompt for question in asked]
-        for batch in answers.greedy_answers(language_model, tokenizer, prompted, limit, config.batch_size):
-            predictions.update(batch)
+        prompted, golds = [question.prompt for question in asked], [question.answer for question in asked]
+        for batch in answers.greedy_answers(language_model, tokenizer, prompted, golds, limit, config.batch_size):
+            answered.update(batch)
             bar.update(len(batch))
+    chosen: dict[int, str] = {}
+    for index, question in enumerate(progress("choices", asked) if config.choice else ()):
+        choices = question.choices
+        found = answers.log_likelihoods(language_model, tokenizer, question.prompt, choices, config.batch_size)
+        chosen[index] = choices[found.index(max(found))]
 
     # Score
     results = []
-    for index, question in enumerate(progress("likelihoods", asked)):
-        choices = question.choices if config.choice else [question.answer]
-        found = answers.log_likelihoods(language_model, tokenizer, question.prompt, choices, config.batch_size)
+    for index, question in enumerate(asked):
+        prediction, log_likelihood = answered[index]
         results.append(
             {
                 "field": question.field,
                 "name": question.name,
                 "prompt": question.prompt,
                 "answer": question.answer,
-                "prediction": predictions[index],
-                "exact_match": scores.exact_match(predictions[index], question.answer),
-                "f1": scores.f1(predictions[index], question.answer),
-                "log_likelihood": found[choices.index(question.answer)],
-                "chosen": choices[found.index(max(found))] if config.choice else None,
+                "prediction": prediction,
+                "exact_match": scores.exact_match(prediction, question.answer),
+                "f1": scores.f1(prediction, question.answer),
+                "log_likelihood": log_likelihood,
+                "chosen": chosen.get(index),
             }
         )
     metrics = scores.by_field(results)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import tiny
-from utils import answers, questions
+from utils import answers, questions, tokens
 
 PROMPTS = [
     "The birth date of Ada is",
@@ -40,9 +40,13 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_batch_size(a
     expected = [one_at_a_time(model, tokenizer, prompt, 12) for prompt in PROMPTS]
     for batch_size in (1, 2, 3, 5):
         found = {}
-        for batch in answers.greedy_answers(model, tokenizer, PROMPTS, 12, batch_size):
+        for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, batch_size):
             found.update(batch)
-        assert [found[index] for index in range(len(PROMPTS))] == expected
+        assert [found[index][0] for index in range(len(PROMPTS))] == expected
+        for index, (prompt, gold) in enumerate(zip(PROMPTS, CHOICES, strict=True)):
+            (likelihood,) = answers.log_likelihoods(model, tokenizer, prompt, [gold], 1)
+            # The same float32 sums in other batches: see the tolerance of log_likelihoods' own test.
+            assert found[index][1] == pytest.approx(likelihood, abs=1e-3)
     assert len(set(expected)) > 1
 
 
@@ -62,9 +66,29 @@ def test_an_answer_ends_at_the_first_newline(asked, monkeypatch):
 
     calls = []
     monkeypatch.setattr(model, "forward", alternating)
-    (batch,) = answers.greedy_answers(model, tokenizer, ["The city is"], 40, 1)
-    assert batch == {0: "x"}
-    assert len(calls) < 5
+    (batch,) = answers.greedy_answers(model, tokenizer, ["The city is"], ["x"], 40, 1)
+    assert batch[0][0] == "x"
+    # The prompt, the gold answer, and three tokens.
+    assert len(calls) < 6
+
+
+def test_a_prompt_that_is_cut_otherwise_before_an_answer(asked, monkeypatch):
+    """As where an answer's first letters merge into the prompt's last token; here the prompt's last word is spelt."""
+    model, tokenizer = asked
+    prompt, gold = "The city is", "x"
+    encode = tokens.encode
+
+    def spelt(tokenizer, texts, prepend_bos):
+        encoded = encode(tokenizer, texts, prepend_bos)
+        if texts == [prompt]:
+            letters = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in " is"]
+            encoded[0].input_ids[-1:] = sum(letters, [])
+        return encoded
+
+    (likelihood,) = answers.log_likelihoods(model, tokenizer, prompt, [gold], 1)
+    monkeypatch.setattr(answers.tokens, "encode", spelt)
+    (batch,) = answers.greedy_answers(model, tokenizer, [prompt], [gold], 1, 1)
+    assert batch[0][1] == likelihood
 
 
 @torch.inference_mode()

@@ -67,11 +67,12 @@ def test_answers_are_sensible_and_do_not_depend_on_the_batch_size(loaded):
     questions = ask(pool, pool, prompts, shots=2, seed=1, first=3)
     capitals = "The capital of Italy is Rome\n\nThe capital of Spain is Madrid\n\nThe capital of France is"
     asked = [capitals, *(question.prompt for question in questions)]
+    golds = ["Paris", *(question.answer for question in questions)]
     found = []
     for batch_size in (1, 4, 16):
         answers = {}
-        for batch in greedy_answers(model, tokenizer, asked, 12, batch_size):
-            answers.update(batch)
+        for batch in greedy_answers(model, tokenizer, asked, golds, 12, batch_size):
+            answers |= {index: answer for index, (answer, _) in batch.items()}
         found.append(answers)
     assert found[0] == found[1] == found[2]
     assert "Paris" in found[0][0]

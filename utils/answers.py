@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation import StoppingCriteriaList, StopStringCriteria
 
 from utils import tokens
+from utils.padding import padded
 from utils.questions import Question
 
 
@@ -23,38 +24,87 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast, questions: list[Question])
 
 @torch.inference_mode()
 def greedy_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_new_tokens: int, batch_size: int
-) -> Iterator[dict[int, str]]:
-    """Yield, batch by batch, {index of the prompt: the model's greedy continuation up to the first newline}.
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    golds: list[str],
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[dict[int, tuple[str, float]]]:
+    """Yield, batch by batch, {index of the prompt: (the model's greedy continuation up to the first newline, and the
+    gold answer's log-likelihood, as `log_likelihoods` defines it)}.
 
-    Prompts are padded on the left and the padding is masked, so an answer does not depend on its batch.
+    The prompts run through the model once for both. They are padded on the left and the padding is masked, so an
+    answer does not depend on its batch.
     """
     device = model.get_input_embeddings().weight.device
-    padding = tokenizer.pad_token_id or 0  # always masked
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        pad_token_id=padding,
+        pad_token_id=tokenizer.pad_token_id or 0,  # always masked
         eos_token_id=model.generation_config.eos_token_id,
     )
     # Its set-up reads the whole vocabulary, so it is made once.
     at_newline = StoppingCriteriaList([StopStringCriteria(tokenizer, ["\n"])])
     encoded = [of_prompt.input_ids for of_prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
+    with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
+    continued = [whole.input_ids for whole in tokens.encode(tokenizer, with_gold, "tokenizer")]
     # Prompts of like length together need little padding; the longest first shows at once if memory suffices.
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        length = len(encoded[batch[0]])
-        padded = torch.tensor([[padding] * (length - len(encoded[index])) + encoded[index] for index in batch])
-        mask = torch.tensor([[0] * (length - len(encoded[index])) + [1] * len(encoded[index]) for index in batch])
+        ids, mask = padded([encoded[index] for index in batch], settings.pad_token_id, left=True)
+        ids, mask = ids.to(device), mask.to(device)
+        # All but the last token, whose logits both parts begin with.
+        cache = DynamicCache(config=model.config)
+        if ids.shape[1] > 1:
+            known = mask[:, :-1]
+            model(
+                input_ids=ids[:, :-1],
+                attention_mask=known,
+                position_ids=positions(known),
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
+        golds_ids = [continued[index][len(encoded[index]) - 1 :] for index in batch]
+        likelihoods = continuation_log_likelihoods(model, mask, golds_ids, copy.deepcopy(cache))
+        for row, index in enumerate(batch):
+            # A tokenizer may cut the prompt otherwise once an answer follows it.
+            if continued[index][: len(encoded[index])] != encoded[index]:
+                (likelihoods[row],) = log_likelihoods(model, tokenizer, prompts[index], [golds[index]], 1)
         generated = model.generate(
-            input_ids=padded.to(device),
-            attention_mask=mask.to(device),
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
             generation_config=settings,
             stopping_criteria=at_newline,
         )
-        texts = tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
-        yield {index: text.split("\n")[0].strip() for index, text in zip(batch, texts, strict=True)}
+        texts = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
+        answers = (text.split("\n")[0].strip() for text in texts)
+        yield dict(zip(batch, zip(answers, likelihoods, strict=True), strict=True))
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """int64 [batch, T]: each token's place among its row's, padding aside, as transformers counts in generating."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def continuation_log_likelihoods(
+    model: PreTrainedModel, mask: torch.Tensor, ids: list[list[int]], cache: DynamicCache
+) -> list[float]:
+    """For each row the sum of log-probabilities of ids[1:]; ids[0] is the last of the tokens that `mask` shows
+    [batch, T], and the cache holds those before it."""
+    device = mask.device
+    following, real = (part.to(device) for part in padded(ids))
+    mask = torch.cat([mask[:, :-1], real], dim=1)
+    logits = model(
+        input_ids=following[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions(mask)[:, -following.shape[1] : -1],
+        past_key_values=cache,
+    ).logits.float()
+    chosen = logits.gather(2, following[:, 1:, None].to(logits.device)).squeeze(2) - logits.logsumexp(dim=2)
+    return (chosen.double() * real[:, 1:].to(chosen.device)).sum(dim=1).tolist()
 
 
 @torch.inference_mode()
@@ -81,16 +131,14 @@ def log_likelihoods(
     found = [0.0] * len(answers)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        longest = max(len(ids[index]) for index in batch)
-        padded = torch.tensor([ids[index] + [0] * (longest - len(ids[index])) for index in batch], device=device)
-        mask = torch.tensor([[1] * len(ids[index]) + [0] * (longest - len(ids[index])) for index in batch])
+        of_batch, mask = (part.to(device) for part in padded([ids[index] for index in batch]))
         expanded = copy.deepcopy(cache)
         if expanded is not None:
             expanded.batch_repeat_interleave(len(batch))
         logits = model(
-            input_ids=padded[:, cached:-1], attention_mask=mask[:, :-1].to(device), past_key_values=expanded
+            input_ids=of_batch[:, cached:-1], attention_mask=mask[:, :-1], past_key_values=expanded
         ).logits.float()
-        chosen = logits.gather(2, padded[:, cached + 1 :, None].to(logits.device)).squeeze(2)
+        chosen = logits.gather(2, of_batch[:, cached + 1 :, None].to(logits.device)).squeeze(2)
         log_probability = (chosen - logits.logsumexp(dim=2)).cpu()
         for row, index in enumerate(batch):
             first, last = begins[index] - cached - 1, len(ids[index]) - cached - 1

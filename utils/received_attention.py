@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from utils.errors import InputError
+from utils.padding import padded
 
 NAME = "received_attention"
 
@@ -167,14 +168,9 @@ class ReceivedAttention:
     def texts(self, input_ids: list[list[int]]) -> list[np.ndarray]:
         """float32 [T] for each text, from the ids that it is fed as."""
         device = self.model.get_input_embeddings().weight.device
-        length = max(map(len, input_ids))
-        padded = torch.zeros(len(input_ids), length, dtype=torch.long)
-        mask = torch.zeros_like(padded)
-        for row, ids in enumerate(input_ids):
-            padded[row, : len(ids)] = torch.tensor(ids)
-            mask[row, : len(ids)] = 1
-        received = self(padded.to(device), mask.to(device)).numpy()
-        return [row[: len(ids)] for row, ids in zip(received, input_ids, strict=True)]
+        ids, mask = padded(input_ids)
+        received = self(ids.to(device), mask.to(device)).numpy()
+        return [row[: len(of_text)] for row, of_text in zip(received, input_ids, strict=True)]
 
     def _attend(self, module, query, key, value, attention_mask, dropout=0.0, **kwargs):
         """One layer: query [batch, heads, T, size] -> output [batch, T, heads, size]; adds to the columns' sums."""
