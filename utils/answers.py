@@ -66,12 +66,15 @@ def greedy_answers(
                 past_key_values=cache,
                 logits_to_keep=1,
             )
-        golds_ids = [continued[index][len(encoded[index]) - 1 :] for index in batch]
-        likelihoods = continuation_log_likelihoods(model, mask, golds_ids, copy.deepcopy(cache))
-        for row, index in enumerate(batch):
-            # A tokenizer may cut the prompt otherwise once an answer follows it.
-            if continued[index][: len(encoded[index])] != encoded[index]:
-                (likelihoods[row],) = log_likelihoods(model, tokenizer, prompts[index], [golds[index]], 1)
+        # A tokenizer may cut the prompt otherwise once an answer follows it: then it is done by itself.
+        recut = [row for row, i in enumerate(batch) if continued[i][: len(encoded[i])] != encoded[i]]
+        following = [continued[index][len(encoded[index]) - 1 :] for index in batch]
+        for row in recut:
+            following[row] = encoded[batch[row]][-1:] * 2
+        likelihoods = continuation_log_likelihoods(model, mask, following, copy.deepcopy(cache))
+        for row in recut:
+            index = batch[row]
+            (likelihoods[row],) = log_likelihoods(model, tokenizer, prompts[index], [golds[index]], 1)
         generated = model.generate(
             input_ids=ids,
             attention_mask=mask,
