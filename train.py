@@ -22,6 +22,7 @@ RULES = {
     "seed": integer(0),
     "resume": boolean(),
     "dtype": dtype(),
+    "attn_implementation": optional(text()),
     "loss_on_blanks": boolean(),
     "packing": boolean(),
     "trust_remote_code": boolean(),
@@ -84,7 +85,16 @@ def main(config):
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
     quant = settings["quant"] if lora is not None else None
-    language_model = merged(load_model(config.model, precision, quant, config.trust_remote_code, not arguments.fsdp))
+    language_model = merged(
+        load_model(
+            config.model,
+            precision,
+            quant,
+            config.trust_remote_code,
+            place=not arguments.fsdp,
+            attn_implementation=config.attn_implementation,
+        )
+    )
     if lora is not None:
         if getattr(language_model, "is_quantized", False):
             language_model = prepare_model_for_kbit_training(language_model)

@@ -2,17 +2,23 @@
 
     make bench            (QUICK=1 for smaller inputs and fewer repeats)
 
-Answers are compared before anything is timed. What is not measured here yet: training and evaluation.
+Answers are compared as well, and a difference ends the run. `--small` and `--large` name other models' folders than
+the two that `make models` fetches; the targets are for these.
 """
 
 import argparse
+import csv
 import itertools
+import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,13 +28,15 @@ import torch
 
 from benchmarks.plain import contrast as plain_contrast
 from benchmarks.plain import dropout as plain_dropout
+from benchmarks.plain import evaluation as plain_evaluation
 from benchmarks.plain import extraction as plain_extraction
-from utils import biography, contrast, dropout, received_attention, tokens
+from utils import answers, attention_dump, biography, contrast, dropout, questions, received_attention, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.models import load_model
+from utils.padding import padded
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL, LARGE = ROOT / "models/smollm2-135m", ROOT / "models/gemma3-270m"
+SCRIPTS = ("save_attention", "contrast_attention", "data_augmentation", "train", "evaluate")
 
 Timed = Callable[[], object]
 
@@ -47,12 +55,14 @@ def alternate(repeats: int, *timed: tuple[Timed, float]) -> list[list[float]]:
 def report(stage: str, against: str, base: list[float], ours: list[float], unit: str, target: float) -> None:
     ratio = statistics.median(ours) / statistics.median(base)
     spread = sorted(one / other for one, other in zip(ours, base, strict=True))
-    verdict = "reached" if ratio >= target else "NOT reached"
-    print(
-        f"| {stage} | {against}: {statistics.median(base):,.0f} {unit} | {statistics.median(ours):,.0f} {unit} "
-        f"| {ratio:.2f} ({spread[0]:.2f} to {spread[-1]:.2f}) | {target:g} | {verdict} |",
-        flush=True,
-    )
+    found = f"{ratio:.2f} ({spread[0]:.2f} to {spread[-1]:.2f})"
+    plain, new = (f"{statistics.median(rates):,.0f} {unit}" for rates in (base, ours))
+    row(stage, f"{against}: {plain}", new, found, f"≥ {target:g}", ratio >= target)
+
+
+def row(stage: str, plain: str, ours: str, found: str, target: str, reached: bool) -> None:
+    verdict = "reached" if reached else "NOT reached"
+    print(f"| {stage} | {plain} | {ours} | {found} | {target} | {verdict} |", flush=True)
 
 
 def biographies(count: int) -> list[str]:
@@ -60,9 +70,9 @@ def biographies(count: int) -> list[str]:
     return list(itertools.islice(itertools.cycle(texts), count))
 
 
-def short_texts(quick: bool) -> None:
+def short_texts(models: dict[str, str], quick: bool) -> None:
     """Batches of biographies: against one text at a time, and against the bare body over the same batches."""
-    model, tokenizer = load_model(str(SMALL)), tokens.load_tokenizer(str(SMALL))
+    model, tokenizer = load_model(models["small"]), tokens.load_tokenizer(models["small"])
     ids = [of_text.input_ids for of_text in tokens.encode(tokenizer, biographies(100 if quick else 1000))]
     few = ids[: 10 if quick else 50]
     count, count_few = sum(map(len, ids)), sum(map(len, few))
@@ -80,8 +90,9 @@ def short_texts(quick: bool) -> None:
         # bfloat16 through 30 layers, in other batches: single values differ by a few per cent.
         np.testing.assert_allclose(found, defined, rtol=0.2, atol=0.003)
     rates = alternate(2 if quick else 3, (plain, count_few), (body(model, ids, batches), count), (streamed, count))
-    report("extraction, short texts", "one text at a time", rates[0], rates[2], "tokens/s", 4)
-    report("extraction, short texts", "bare body", rates[1], rates[2], "tokens/s", 1)
+    name = f"extraction, {len(ids):,} biographies"
+    report(name, "one text at a time", rates[0], rates[2], "tokens/s", 4)
+    report(name, "bare body", rates[1], rates[2], "tokens/s", 1)
 
 
 def body(model, ids: list[list[int]], batches: list[list[int]]) -> Timed:
@@ -91,18 +102,17 @@ def body(model, ids: list[list[int]], batches: list[list[int]]) -> Timed:
     def run():
         model.set_attn_implementation("sdpa")
         for batch in batches:
-            longest = max(len(ids[index]) for index in batch)
-            padded = torch.tensor([ids[index] + [0] * (longest - len(ids[index])) for index in batch])
-            mask = torch.tensor([[1] * len(ids[index]) + [0] * (longest - len(ids[index])) for index in batch])
-            model.base_model(input_ids=padded, attention_mask=mask, use_cache=False)
+            of_batch, mask = padded([ids[index] for index in batch])
+            model.base_model(input_ids=of_batch, attention_mask=mask, use_cache=False)
 
     return run
 
 
-def long_text(length: int, way: str) -> None:
+def long_text(folder: str, length: int, way: str) -> None:
     """In a process of its own: prints seconds and MB above the weights for one text of `length` tokens."""
-    model = load_model(str(SMALL))
-    ids = torch.randint(3, 40000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    model = load_model(folder)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, model.config.vocab_size, (length,), generator=generator).tolist()
     run = {
         "plain": lambda: plain_extraction.received_attention(model, [ids]),
         "body": body(model, [ids], [[0]]),
@@ -125,48 +135,65 @@ def memory_in_kilobytes(what: str) -> int:
     return int(line.split()[1])
 
 
-def long_texts(quick: bool) -> None:
-    length, repeats = (512, 1) if quick else (2048, 3)
+def measured(folder: str, length: int, way: str) -> tuple[float, float]:
+    command = [sys.executable, __file__, "--long-text", folder, str(length), way]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    seconds, megabytes = map(float, done.stdout.split()[-2:])
+    return seconds, max(megabytes, 1)
+
+
+def long_texts(models: dict[str, str], quick: bool) -> None:
+    length, repeats = (256, 1) if quick else (2048, 3)
     found: dict[str, list[tuple[float, float]]] = {"plain": [], "body": [], "ours": []}
     for _ in range(repeats):
-        for way, measured in found.items():
-            command = [sys.executable, __file__, "--long-text", str(length), way]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-            measured.append(tuple(map(float, done.stdout.split()[-2:])))
-    rates = {way: [length / seconds for seconds, _ in measured] for way, measured in found.items()}
-    memory = {way: [1 / max(megabytes, 1) for _, megabytes in measured] for way, measured in found.items()}
-    name = f"extraction, one text of {length}"
+        for way, of_way in found.items():
+            of_way.append(measured(models["small"], length, way))
+    rates = {way: [length / seconds for seconds, _ in of_way] for way, of_way in found.items()}
+    memory = {way: statistics.median(megabytes for _, megabytes in of_way) for way, of_way in found.items()}
+    name = f"extraction, one text of {length:,}"
     report(name, "all layers' maps", rates["plain"], rates["ours"], "tokens/s", 12)
     report(name, "bare body", rates["body"], rates["ours"], "tokens/s", 0.5)
-    ratio = statistics.median(memory["ours"]) / statistics.median(memory["plain"])
-    print(
-        f"| {name}, memory above the weights | all layers' maps: {1 / statistics.median(memory['plain']):,.0f} MB "
-        f"| {1 / statistics.median(memory['ours']):,.0f} MB | {ratio:.2f} | 30 "
-        f"| {'reached' if ratio >= 30 else 'NOT reached'} |",
-        flush=True,
-    )
+    ratio = memory["plain"] / memory["ours"]
+    plain, ours = (f"{memory[way]:,.0f} MB" for way in ("plain", "ours"))
+    row(f"{name}, memory above the weights", f"all layers' maps: {plain}", ours, f"{ratio:.0f}", "≥ 30", ratio >= 30)
 
 
-def dumps(texts: list[str]) -> tuple[Dump, Dump]:
+def growth(models: dict[str, str], quick: bool) -> None:
+    """Memory from a length to eight times as much, time beside the bare body, and a very long text."""
+    short, long, very_long = (32, 256, 400) if quick else (1024, 8192, 32768)
+    _, least = measured(models["small"], short, "ours")
+    seconds_of_body, _ = measured(models["small"], long, "body")
+    seconds, most = measured(models["small"], long, "ours")
+    name = f"extraction, from {short:,} to {long:,} tokens"
+    memory = f"{least:,.0f} to {most:,.0f} MB"
+    row(f"{name}, memory above the weights", "-", memory, f"{most / least:.1f} times", "≤ 8", most <= 8 * least)
+    plain, ratio = f"bare body: {seconds_of_body:.1f} s", seconds / seconds_of_body
+    row(f"extraction, one text of {long:,}", plain, f"{seconds:.1f} s", f"{ratio:.2f} times", "≤ 2", ratio <= 2)
+    seconds, most = measured(models["large"], very_long, "ours")
+    name = f"extraction, {Path(models['large']).name}, one text of {very_long:,}"
+    row(name, "-", f"{seconds:.0f} s, {most:,.0f} MB above the weights", "-", "fits in memory", True)
+
+
+def dumps(models: dict[str, str], texts: list[str]) -> tuple[Dump, Dump]:
     """Random values on the two real tokenizers' tokens of these texts."""
     made = []
-    for folder, seed in ((LARGE, 0), (SMALL, 1)):
+    for folder, seed in ((models["large"], 0), (models["small"], 1)):
         generator = np.random.default_rng(seed)
-        encoded = tokens.encode(tokens.load_tokenizer(str(folder)), list(dict.fromkeys(texts)))
+        encoded = tokens.encode(tokens.load_tokenizer(folder), list(dict.fromkeys(texts)))
         offsets = dict(zip(dict.fromkeys(texts), [of_text.offsets for of_text in encoded], strict=True))
         rows = [
             Row(text_hash(text), generator.random(len(offsets[text]), dtype=np.float32), offsets[text])
             for text in texts
         ]
-        made.append(Dump.of(folder.name, folder.name, {}, rows))
+        made.append(Dump.of(folder, folder, {}, rows))
     return made[0], made[1]
 
 
-def numpy_half(quick: bool) -> None:
+def numpy_half(models: dict[str, str], quick: bool) -> None:
     """Contrast across tokenizers, and token-dropout: ours over many rows, the plain way over fewer."""
     texts = biographies(5_000 if quick else 100_000)
     few = 200 if quick else 2_000
-    large, small = dumps(texts)
+    large, small = dumps(models, texts)
     few_large, few_small = (Dump.of(dump.model, dump.tokenizer, {}, dump.rows[:few]) for dump in (large, small))
 
     differences = plain_contrast.difference(few_large, few_small)
@@ -198,21 +225,176 @@ def numpy_half(quick: bool) -> None:
     report("token-dropout, 10 variants a text", "loop over tokens", *rates, "variants/s", 20)
 
 
+def script(name: str, *overrides: str) -> tuple[float, int, str]:
+    """Seconds, peak memory in MB and output of one of the five scripts; it must succeed, or refuse a bad key."""
+    started = time.perf_counter()
+    command = [sys.executable, str(ROOT / f"{name}.py"), *overrides]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, errors = child.stdout.read(), child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != (2 if "no_such_key=1" in overrides else 0):
+        raise RuntimeError(f"{name}.py: exit code {child.returncode}\n{errors}")
+    return time.perf_counter() - started, usage.ru_maxrss // 1024, output
+
+
+def flat_memory(models: dict[str, str], quick: bool) -> None:
+    """Token-dropout of a file, and of one a hundred times as long: ten variants a text."""
+    few, many = (100, 1_000) if quick else (10_000, 1_000_000)
+    found = []
+    for count in (few, many):
+        write_texts("texts.csv", biographies(count))
+        options = ("augment_type=random", "alpha=0.7", "multiply=10", f"model={models['small']}", "dataset=texts.csv")
+        found.append(script("data_augmentation", *options, "save_name=variants"))
+    (_, least, _), (seconds, most, _) = found
+    name = f"data_augmentation.py, {10 * few:,} and {10 * many:,} rows out, peak memory"
+    ours = f"{least:,} and {most:,} MB ({10 * many / seconds:,.0f} rows/s)"
+    row(name, "-", ours, f"{most / least:.2f} times", "≤ 1.1", most <= 1.1 * least)
+
+
+def write_texts(path: str, texts: list[str]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([["text"], *([text] for text in texts)])
+
+
+def training(models: dict[str, str], quick: bool) -> None:
+    """One epoch of variants of the biographies, the same batches both ways: speed, and each seed's loss curve."""
+    rows, batch_size, seeds = (24, 4, 1) if quick else (400, 4, 3)
+    texts = biographies(min(100, rows))
+    options = ("augment_type=random", "alpha=0.7", f"multiply={rows // len(texts)}", f"model={models['small']}")
+    write_texts("texts.csv", texts)
+    script("data_augmentation", *options, "dataset=texts.csv", "save_name=variants")
+    dataset = "data_augmented/variants.csv"
+    with open(dataset, newline="", encoding="utf-8") as opened:
+        variants = [cells["text"] for cells in csv.DictReader(opened)]
+    count = sum(len(of_text.input_ids) for of_text in tokens.encode(tokens.load_tokenizer(models["small"]), variants))
+    rates: dict[str, list[float]] = {"plain": [], "ours": []}
+    losses: dict[str, list[list[float]]] = {"plain": [], "ours": []}
+    for seed in range(1, seeds + 1):
+        module = [sys.executable, "-m", "benchmarks.plain.training"]
+        command = [*module, models["small"], dataset, "plain", str(seed), str(batch_size)]
+        path = {**os.environ, "PYTHONPATH": str(ROOT)}
+        plain = subprocess.run(command, check=True, capture_output=True, text=True, env=path).stdout
+        ours = script(
+            "train",
+            f"model={models['small']}",
+            f"dataset={dataset}",
+            f"model_dir=ours{seed}",
+            f"seed={seed}",
+            "attn_implementation=eager",
+            "trainer.num_train_epochs=1",
+            f"trainer.per_device_train_batch_size={batch_size}",
+            "trainer.logging_steps=1",
+            "trainer.save_strategy=no",
+        )[2]
+        for way, output in (("plain", plain), ("ours", ours)):
+            rates[way].append(count / float(re.search(r"'train_runtime': '?([\d.]+)", output)[1]))
+            losses[way].append([float(loss) for loss in re.findall(r"{'loss': '?([\d.]+)", output)])
+    # Both ways start from the same weights; in bfloat16 the first loss differs by its rounding.
+    first = [[curve[0] for curve in losses[way]] for way in ("ours", "plain")]
+    np.testing.assert_allclose(*first, rtol=0.02)
+    report("training, LoRA", "checkpointing, sdpa", rates["plain"], rates["ours"], "tokens/s", 2.5)
+    steps = len(losses["ours"][0])
+    tenths = np.array_split(np.arange(steps), 10 if steps >= 10 else 1)
+    curves = {
+        way: np.array([[np.mean(np.array(curve)[tenth]) for tenth in tenths] for curve in of_way])
+        for way, of_way in losses.items()
+    }
+    apart = np.abs(curves["ours"] - curves["plain"]).max()
+    noise = np.ptp(curves["plain"], axis=0).max()
+    name = f"training, {steps} steps, {seeds} seeds, loss by tenths of the run"
+    plain, ours = f"seeds up to {noise:.3f} apart", f"up to {apart:.3f} from the plain way, seed by seed"
+    row(name, plain, ours, "-", "in the noise", apart <= noise)
+    for way, of_way in curves.items():
+        for seed, curve in enumerate(of_way, start=1):
+            CURVES.append(f"{way}, seed {seed}: {' '.join(f'{loss:.3f}' for loss in curve)}")
+
+
+CURVES: list[str] = []
+"""The mean loss of each tenth of a run, for the end of the report."""
+
+
+def evaluation(models: dict[str, str], quick: bool) -> None:
+    """Five-shot questions. In float32 both ways must answer alike; in bfloat16 they are timed."""
+    prompts = questions.read_prompts(ROOT / "data/prompts.csv")
+    files = (ROOT / f"data/biography_{kind}.csv" for kind in ("synthetic", "real"))
+    people, pool = (biography.read_people(file, prompts) for file in files)
+    asked = questions.ask(people, pool, prompts, shots=5, seed=1, first=4 if quick else 100)
+    tokenizer = tokens.load_tokenizer(models["small"])
+    limit = max(answers.answer_tokens(tokenizer, asked))
+
+    def plain(model, part):
+        texts, golds = [question.prompt for question in part], [question.answer for question in part]
+        return plain_evaluation.answers(model, tokenizer, texts, golds, limit)
+
+    def ours(model, part):
+        texts, golds = [question.prompt for question in part], [question.answer for question in part]
+        found = {}
+        for batch in answers.greedy_answers(model, tokenizer, texts, golds, limit, 16):
+            found |= batch
+        return [found[index] for index in range(len(part))]
+
+    exact, few = load_model(models["small"], "float32"), asked[:: max(1, len(asked) // 20)]
+    for (text, likelihood), (other_text, other_likelihood) in zip(plain(exact, few), ours(exact, few), strict=True):
+        # Log-likelihoods add up some ten float32 logits of magnitude 10.
+        if text != other_text or abs(likelihood - other_likelihood) > 0.01:
+            raise RuntimeError(f"{text!r} {likelihood} is {other_text!r} {other_likelihood} in the plain way")
+    model = load_model(models["small"])
+    rates: tuple[list[float], list[float]] = ([], [])
+    # In five parts, each with all fields, so that there is a spread.
+    for first in range(5):
+        part = asked[first::5]
+        ways = [(partial(way, model, part), len(part)) for way in (plain, ours)]
+        for rate, (found,) in zip(rates, alternate(1, *ways), strict=True):
+            rate.append(found)
+    report(f"evaluation, {len(asked)} five-shot questions", "batches of 8, all new tokens", *rates, "questions/s", 2.5)
+
+
+def start(models: dict[str, str], quick: bool) -> None:
+    for option, what in (("--help", "--help"), ("no_such_key=1", "a config error")):
+        slowest = max(statistics.median(script(name, option)[0] for _ in range(3)) for name in SCRIPTS)
+        row(f"{what}, the slowest of the five scripts", "-", f"{slowest:.2f} s", "-", "≤ 1 s", slowest <= 1)
+    texts = biographies(1_000)
+    write_texts("texts.csv", texts)
+    large, small = dumps(models, texts)
+    attention_dump.write(large, "large")
+    attention_dump.write(small, "small")
+    of_contrast = script("contrast_attention", "attn_dump_large=large", "attn_dump_small=small", "attn_diff=both")[0]
+    options = ("augment_type=random", "alpha=0.7", "multiply=10", f"model={models['small']}", "dataset=texts.csv")
+    of_dropout = script("data_augmentation", *options, "save_name=variants")[0]
+    print(
+        f"\n1,000 rows, from start to end: contrast_attention.py {of_contrast:.1f} s, "
+        f"data_augmentation.py {of_dropout:.1f} s"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer repeats")
-    parser.add_argument("--long-text", nargs=2, metavar=("TOKENS", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--small", default=str(ROOT / "models/smollm2-135m"), help="a model's folder")
+    parser.add_argument("--large", default=str(ROOT / "models/gemma3-270m"), help="another's, with another tokenizer")
+    parser.add_argument("--long-text", nargs=3, metavar=("MODEL", "TOKENS", "WAY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.long_text:
-        long_text(int(arguments.long_text[0]), arguments.long_text[1])
+        folder, length, way = arguments.long_text
+        long_text(folder, int(length), way)
         return
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-    )
+    models = {"small": arguments.small, "large": arguments.large}
+    started = time.monotonic()
+    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| stage | the plain way | ours | ratio of medians (spread) | to reach | verdict |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for stage in (numpy_half, short_texts, long_texts):
-        stage(arguments.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for stage in (numpy_half, flat_memory, short_texts, long_texts, growth, evaluation, training, start):
+            stage(models, arguments.quick)
+    print("\nThe mean loss of each tenth of a training run:\n", *CURVES, sep="\n")
+    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def processor() -> str:
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

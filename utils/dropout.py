@@ -73,7 +73,9 @@ def variants(
     drawn = []
     for _ in range(count):
         stays[:-1] = generator.random(len(keep)) < keep
-        blanked = SPACE + above_space * stays[owner]  # several times as fast as np.where
+        blanked = stays[owner]
+        blanked *= above_space  # several times as fast as np.where
+        blanked += SPACE
         blanked[shared_character[stays[shared_token] == 0]] = SPACE
         drawn.append(blanked.tobytes().decode("utf-32-le"))
     return [variant[begin:end] for begin, end in zip(begins, ends, strict=True) for variant in drawn]

@@ -22,12 +22,14 @@ def load_model(
     trust_remote_code: bool = False,
     place: bool = True,
     base: str | None = None,
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """The model, in evaluation mode, on this process's GPU (spread over all GPUs if this is the only process).
 
     dtype: "auto" (the checkpoint's own) or a torch dtype's name; quant: the arguments of transformers'
     BitsAndBytesConfig, left out with a notice where there is no GPU; place=False leaves the model on the CPU, for
-    FSDP to shard. An adapter's folder gives the base model that it names, or `base`, with the adapter on it.
+    FSDP to shard; attn_implementation: transformers' name of a way to attend, None for its own choice. An adapter's
+    folder gives the base model that it names, or `base`, with the adapter on it.
     Raises InputError where the model can't be had.
     """
     unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
@@ -35,9 +37,11 @@ def load_model(
         raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
     named = adapter_base(model)
     if named is not None:
-        return _load_adapter(model, base or named, dtype, quant, trust_remote_code, place)
+        return _load_adapter(model, base or named, dtype, quant, trust_remote_code, place, None, attn_implementation)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        arguments["attn_implementation"] = attn_implementation
     state = processes()
     if torch.cuda.is_available() and place:
         arguments["device_map"] = "auto" if state.num_processes == 1 else {"": state.local_process_index}
