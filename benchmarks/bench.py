@@ -229,13 +229,17 @@ def script(name: str, *overrides: str) -> tuple[float, int, str]:
     """Seconds, peak memory in MB and output of one of the five scripts; it must succeed, or refuse a bad key."""
     started = time.perf_counter()
     command = [sys.executable, str(ROOT / f"{name}.py"), *overrides]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    output, errors = child.stdout.read(), child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile("w+") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        # Not child.wait(), which says nothing of memory.
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        printed = output.read()
     if child.returncode != (2 if "no_such_key=1" in overrides else 0):
-        raise RuntimeError(f"{name}.py: exit code {child.returncode}\n{errors}")
-    return time.perf_counter() - started, usage.ru_maxrss // 1024, output
+        raise RuntimeError(f"{name}.py: exit code {child.returncode}\n{printed}")
+    return seconds, usage.ru_maxrss // 1024, printed
 
 
 def flat_memory(models: dict[str, str], quick: bool) -> None:

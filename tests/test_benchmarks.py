@@ -1,16 +1,20 @@
-"""The plain ways that the benchmarks measure against give the same answers as ours."""
+"""The plain ways that the benchmarks measure against give the same answers as ours; never how fast they are."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from benchmarks.plain import contrast as plain_contrast
 from benchmarks.plain import dropout as plain_dropout
+from benchmarks.plain import evaluation as plain_evaluation
 from benchmarks.plain import extraction as plain_extraction
 from tests import tiny
+from tests.conftest import ROOT
 from tests.test_received_attention import RELATIVE, random_texts
-from utils import contrast, dropout
+from utils import answers, contrast, dropout
 from utils.attention_dump import Dump, Row
 from utils.received_attention import ReceivedAttention
 
@@ -56,3 +60,30 @@ def test_dropout():
     ]
     # Five standard deviations of the difference of two such frequencies are at most 5 * sqrt(0.5 / count).
     np.testing.assert_allclose(kept[0], kept[1], atol=5 * np.sqrt(0.5 / count))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_evaluation(architecture):
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(architecture, len(tokenizer))
+    prompts = ["The city is", "The birth date of Ada is", "The employer of Patricia Gray was", "A"]
+    golds = ["Odense", "10 December 1815", "IBM", "B"]
+    plain = plain_evaluation.answers(model, tokenizer, prompts, golds, 10, batch_size=3)
+    (found,) = answers.greedy_answers(model, tokenizer, prompts, golds, 10, batch_size=4)
+    for index, (text, likelihood) in enumerate(plain):
+        assert found[index][0] == text
+        # Some ten float32 logits of magnitude 10 each.
+        assert found[index][1] == pytest.approx(likelihood, abs=1e-3)
+
+
+def test_the_quick_run_compares_the_answers_and_gives_each_row_a_verdict(tiny_model, tmp_path):
+    """On tiny models, whose speeds mean nothing."""
+    other = tiny.save(tmp_path / "tiny-gemma3", "gemma3", vocabulary=400)
+    command = [sys.executable, "benchmarks/bench.py", "--quick", "--small", str(tiny_model), "--large", str(other)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    assert len(table) == 17
+    assert all(cells[-1] in ("reached |", "NOT reached |") for cells in table), done.stdout
+    for word in ("contrast", "token-dropout", "extraction", "training", "evaluation", "--help"):
+        assert any(word in cells[0] for cells in table), word

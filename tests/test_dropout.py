@@ -57,6 +57,7 @@ def test_ranks_are_zero_for_the_largest_and_ties_go_by_the_text():
     weights = np.random.default_rng(0).integers(0, 3, 500).astype(np.float32)
     by_weight = sorted(range(500), key=lambda token: (-weights[token], token))
     assert [by_weight[rank] for rank in ranks(weights)] == list(range(500))
+    assert ranks(np.array([0.0, -0.0, 1e-40, -1e-40, 0.0], np.float32)).tolist() == [1, 2, 0, 4, 3]
     assert ranks(np.zeros(0, np.float32)).tolist() == []
 
 
