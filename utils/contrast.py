@@ -17,7 +17,7 @@ from utils.tokens import Encoded, end_to_end
 MAY_DIFFER = ("dtype",)
 
 # Texts projected at a time: enough for numpy's calls to cost nothing, few enough for their characters to stay in the
-# processor's cache and for running sums over them to stay exact.
+# processor's cache.
 CHUNK = 500
 
 

@@ -5,7 +5,7 @@
 The maps A are never held: transformers calls `ReceivedAttention._attend` in place of a layer's attention, which
 sums the columns of one block of queries after the other, so memory does not grow with the number of layers, nor
 with the square of a text's length. A block's attention weights come from `softmax_attention`, which is faster than
-the model's own eager attention, where both give the same for the first block of a layer; otherwise (soft caps, sinks
+the model's own eager attention, where both give the same on a layer's first positions; otherwise (soft caps, sinks
 and the like) from the model's own, so that they are what the model does, not what we think it does.
 """
 
@@ -49,7 +49,7 @@ def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 CHECKED_POSITIONS = 32
 
 UNUSUAL = ("softcap", "s_aux")
-"""Arguments that make attention something else than a softmax, though perhaps not visibly so in the first block."""
+"""Arguments that make attention something else than a softmax, though perhaps not visibly so on the first positions."""
 
 
 class BlockMask:
