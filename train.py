@@ -146,10 +146,11 @@ def main(config):
     if not is_main_process():
         return
     last = get_last_checkpoint(config.model_dir)
-    if last == checkpoint:
+    if last is not None and last == checkpoint:
         print(f"Nothing was left to do; the last checkpoint is {last}")
     else:
-        print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; the last checkpoint is {last}")
+        saved = f"the last checkpoint is {last}" if last else "no checkpoint was saved"
+        print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; {saved}")
 
 
 def build(kind, key: str, values: dict, **fixed):

@@ -105,9 +105,15 @@ def continuation_log_likelihoods(
         attention_mask=mask[:, :-1],
         position_ids=positions(mask)[:, -following.shape[1] : -1],
         past_key_values=cache,
-    ).logits.float()
-    chosen = logits.gather(2, following[:, 1:, None].to(logits.device)).squeeze(2) - logits.logsumexp(dim=2)
+    ).logits
+    chosen = log_probabilities(logits, following[:, 1:])
     return (chosen.double() * real[:, 1:].to(chosen.device)).sum(dim=1).tolist()
+
+
+def log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """float32 [batch, T]: the natural log of each id's probability; logits [batch, T, vocabulary], ids [batch, T]."""
+    logits = logits.float()
+    return logits.gather(2, ids[:, :, None].to(logits.device)).squeeze(2) - logits.logsumexp(dim=2)
 
 
 @torch.inference_mode()
@@ -138,11 +144,8 @@ def log_likelihoods(
         expanded = copy.deepcopy(cache)
         if expanded is not None:
             expanded.batch_repeat_interleave(len(batch))
-        logits = model(
-            input_ids=of_batch[:, cached:-1], attention_mask=mask[:, :-1], past_key_values=expanded
-        ).logits.float()
-        chosen = logits.gather(2, of_batch[:, cached + 1 :, None].to(logits.device)).squeeze(2)
-        log_probability = (chosen - logits.logsumexp(dim=2)).cpu()
+        logits = model(input_ids=of_batch[:, cached:-1], attention_mask=mask[:, :-1], past_key_values=expanded).logits
+        log_probability = log_probabilities(logits, of_batch[:, cached + 1 :]).cpu()
         for row, index in enumerate(batch):
             first, last = begins[index] - cached - 1, len(ids[index]) - cached - 1
             found[index] = float(log_probability[row, first:last].double().sum())

@@ -146,6 +146,7 @@ class ReceivedAttention:
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """float32 [batch, T] on the CPU from int64 [batch, T] each; padding (mask 0) stands on the right and gets 0."""
         self.real = attention_mask.bool()
+        self.is_padded = not self.real.all()
         self.total = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         self.maps = self.calls = 0
         try:
@@ -179,7 +180,7 @@ class ReceivedAttention:
             raise self._bypassed()
         batch, heads, length, _ = query.shape
         key, value = key.contiguous(), value.contiguous()
-        real = None if self.real.all() else self.real.to(query.device)
+        real = self.real.to(query.device) if self.is_padded else None
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
         window = kwargs.get("sliding_window") or length
         elements = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "cuda"] // (batch * heads)
