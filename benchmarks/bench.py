@@ -8,6 +8,7 @@ the two that `make models` fetches; the targets are for these.
 
 import argparse
 import csv
+import functools
 import itertools
 import os
 import platform
@@ -65,6 +66,22 @@ def row(stage: str, plain: str, ours: str, found: str, target: str, reached: boo
     print(f"| {stage} | {plain} | {ours} | {found} | {target} | {verdict} |", flush=True)
 
 
+@functools.cache
+def product_rates() -> dict[str, float]:
+    """GFLOP/s by precision of a product as SmolLM2's layers have them, 2,048 x 576 by 576 x 1,536."""
+    found = {}
+    for dtype in ("bfloat16", "float32"):
+        left, right = (torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((2048, 576), (576, 1536)))
+        (rates,) = alternate(5, (partial(torch.mm, left, right), 2 * 2048 * 576 * 1536 / 1e9))
+        found[dtype] = statistics.median(rates)
+    return found
+
+
+def fastest_dtype() -> str:
+    """What the models run in, both ways: bfloat16, unless this processor only imitates it."""
+    return max(product_rates(), key=product_rates().get)
+
+
 def biographies(count: int) -> list[str]:
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(ROOT / "data/biography_synthetic.csv")]
     return list(itertools.islice(itertools.cycle(texts), count))
@@ -72,24 +89,34 @@ def biographies(count: int) -> list[str]:
 
 def short_texts(models: dict[str, str], quick: bool) -> None:
     """Batches of biographies: against one text at a time, and against the bare body over the same batches."""
-    model, tokenizer = load_model(models["small"]), tokens.load_tokenizer(models["small"])
+    # The bare body and the plain way attend by other implementations than ours, so they have a model of their own.
+    model, other = (load_model(models["small"], fastest_dtype()) for _ in range(2))
+    tokenizer = tokens.load_tokenizer(models["small"])
     ids = [of_text.input_ids for of_text in tokens.encode(tokenizer, biographies(100 if quick else 1000))]
     few = ids[: 10 if quick else 50]
-    count, count_few = sum(map(len, ids)), sum(map(len, few))
     batches = received_attention.batches([len(of_text) for of_text in ids], 2048)
 
-    def plain():
-        return plain_extraction.received_attention(model, few)
+    receive = received_attention.ReceivedAttention(model)
 
-    def streamed():
-        receive = received_attention.ReceivedAttention(model)
-        for batch in batches:
+    def plain():
+        return plain_extraction.received_attention(other, few)
+
+    def streamed(of_part):
+        for batch in of_part:
             receive.texts([ids[index] for index in batch])
 
-    for defined, found in zip(plain(), received_attention.ReceivedAttention(model).texts(few), strict=True):
+    for defined, found in zip(plain(), receive.texts(few), strict=True):
         # bfloat16 through 30 layers, in other batches: single values differ by a few per cent.
         np.testing.assert_allclose(found, defined, rtol=0.2, atol=0.003)
-    rates = alternate(2 if quick else 3, (plain, count_few), (body(model, ids, batches), count), (streamed, count))
+    rates: tuple[list[float], ...] = ([], [], [])
+    # In parts, each with short and long batches, so that there is a spread.
+    parts = 2 if quick else 5
+    for first in range(parts):
+        of_part = batches[first::parts]
+        count = sum(len(ids[index]) for batch in of_part for index in batch)
+        ways = [(plain, sum(map(len, few))), (body(other, ids, of_part), count), (partial(streamed, of_part), count)]
+        for rate, (found,) in zip(rates, alternate(1, *ways), strict=True):
+            rate.append(found)
     name = f"extraction, {len(ids):,} biographies"
     report(name, "one text at a time", rates[0], rates[2], "tokens/s", 4)
     report(name, "bare body", rates[1], rates[2], "tokens/s", 1)
@@ -108,23 +135,25 @@ def body(model, ids: list[list[int]], batches: list[list[int]]) -> Timed:
     return run
 
 
-def long_text(folder: str, length: int, way: str) -> None:
+def long_text(folder: str, length: int, way: str, dtype: str) -> None:
     """In a process of its own: prints seconds and MB above the weights for one text of `length` tokens."""
-    model = load_model(folder)
+    model = load_model(folder, dtype)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, model.config.vocab_size, (length,), generator=generator).tolist()
+    if way == "ours":
+        receive = received_attention.ReceivedAttention(model)
     run = {
-        "plain": lambda: plain_extraction.received_attention(model, [ids]),
-        "body": body(model, [ids], [[0]]),
-        "ours": lambda: received_attention.ReceivedAttention(model).texts([ids]),
+        "plain": lambda ids: plain_extraction.received_attention(model, [ids]),
+        "body": lambda ids: body(model, [ids], [[0]])(),
+        "ours": lambda ids: receive.texts([ids]),
     }[way]
     # Touches all weights and sets up what is set up once.
-    body(model, [ids[:64]], [[0]])()
+    run(ids[:64])
     # Loading the model has its own peak: Linux forgets it on request.
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_in_kilobytes("VmRSS")
     started = time.perf_counter()
-    run()
+    run(ids)
     seconds = time.perf_counter() - started
     print(seconds, (memory_in_kilobytes("VmHWM") - before) / 1024)
 
@@ -141,7 +170,7 @@ def memory_in_kilobytes(what: str) -> int:
 
 
 def measured(folder: str, length: int, way: str) -> tuple[float, float]:
-    command = [sys.executable, __file__, "--long-text", folder, str(length), way]
+    command = [sys.executable, __file__, "--long-text", folder, str(length), way, fastest_dtype()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     seconds, megabytes = map(float, done.stdout.split()[-2:])
     return seconds, max(megabytes, 1)
@@ -269,9 +298,14 @@ def write_texts(path: str, texts: list[str]) -> None:
         csv.writer(opened).writerows([["text"], *([text] for text in texts)])
 
 
+def precision() -> list[str]:
+    """What runs train.py in the precision of all rows."""
+    return [f"dtype={fastest_dtype()}", f"trainer.bf16={'true' if fastest_dtype() == 'bfloat16' else 'false'}"]
+
+
 def training(models: dict[str, str], quick: bool) -> None:
     """One epoch of variants of the biographies, the same batches both ways: speed, and each seed's loss curve."""
-    rows, batch_size, seeds = (24, 4, 1) if quick else (400, 4, 3)
+    rows, batch_size, seeds = (12, 2, 1) if quick else (200, 2, 3)
     texts = biographies(min(100, rows))
     options = ("augment_type=random", "alpha=0.7", f"multiply={rows // len(texts)}", f"model={models['small']}")
     write_texts("texts.csv", texts)
@@ -284,7 +318,7 @@ def training(models: dict[str, str], quick: bool) -> None:
     losses: dict[str, list[list[float]]] = {"plain": [], "ours": []}
     for seed in range(1, seeds + 1):
         module = [sys.executable, "-m", "benchmarks.plain.training"]
-        command = [*module, models["small"], dataset, "plain", str(seed), str(batch_size)]
+        command = [*module, models["small"], dataset, "plain", str(seed), str(batch_size), fastest_dtype()]
         path = {**os.environ, "PYTHONPATH": str(ROOT)}
         plain = subprocess.run(command, check=True, capture_output=True, text=True, env=path).stdout
         ours = script(
@@ -293,6 +327,7 @@ def training(models: dict[str, str], quick: bool) -> None:
             f"dataset={dataset}",
             f"model_dir=ours{seed}",
             f"seed={seed}",
+            *precision(),
             "attn_implementation=eager",
             "trainer.num_train_epochs=1",
             f"trainer.per_device_train_batch_size={batch_size}",
@@ -302,7 +337,7 @@ def training(models: dict[str, str], quick: bool) -> None:
         for way, output in (("plain", plain), ("ours", ours)):
             rates[way].append(count / float(re.search(r"'train_runtime': '?([\d.]+)", output)[1]))
             losses[way].append([float(loss) for loss in re.findall(r"{'loss': '?([\d.]+)", output)])
-    # Both ways start from the same weights; in bfloat16 the first loss differs by its rounding.
+    # Both ways start from the same weights; the first loss differs by rounding, in bfloat16 the most.
     first = [[curve[0] for curve in losses[way]] for way in ("ours", "plain")]
     np.testing.assert_allclose(*first, rtol=0.02)
     report("training, LoRA", "checkpointing, sdpa", rates["plain"], rates["ours"], "tokens/s", 2.5)
@@ -327,7 +362,7 @@ CURVES: list[str] = []
 
 
 def evaluation(models: dict[str, str], quick: bool) -> None:
-    """Five-shot questions. In float32 both ways must answer alike; in bfloat16 they are timed."""
+    """Five-shot questions. In float32 both ways must answer alike; timed they are in the precision of all rows."""
     prompts = questions.read_prompts(ROOT / "data/prompts.csv")
     files = (ROOT / f"data/biography_{kind}.csv" for kind in ("synthetic", "real"))
     people, pool = (biography.read_people(file, prompts) for file in files)
@@ -351,12 +386,14 @@ def evaluation(models: dict[str, str], quick: bool) -> None:
         # Log-likelihoods add up some ten float32 logits of magnitude 10.
         if text != other_text or abs(likelihood - other_likelihood) > 0.01:
             raise RuntimeError(f"{text!r} {likelihood} is {other_text!r} {other_likelihood} in the plain way")
-    model = load_model(models["small"])
+    model = load_model(models["small"], fastest_dtype())
     rates: tuple[list[float], list[float]] = ([], [])
     # In five parts, each with all fields, so that there is a spread.
     for first in range(5):
         part = asked[first::5]
-        ways = [(partial(way, model, part), len(part)) for way in (plain, ours)]
+        # The plain way's batches are all alike, so half of them tell its pace.
+        half = part[::2]
+        ways = [(partial(plain, model, half), len(half)), (partial(ours, model, part), len(part))]
         for rate, (found,) in zip(rates, alternate(1, *ways), strict=True):
             rate.append(found)
     report(f"evaluation, {len(asked)} five-shot questions", "batches of 8, all new tokens", *rates, "questions/s", 2.5)
@@ -373,11 +410,12 @@ def start_up(models: dict[str, str], quick: bool) -> None:
     """What a run of one row takes, as a share of a run of 1,000 rows (people, for evaluate.py).
 
     Measured with fewer rows where 1,000 would take minutes, and then carried on at the same pace.
+    A difference of a few per cent means nothing here: each is one run.
     """
-    small = f"model={models['small']}"
+    small, dtype = f"model={models['small']}", f"dtype={fastest_dtype()}"
     data = (f"examples={ROOT / 'data/biography_real.csv'}", f"prompts={ROOT / 'data/prompts.csv'}")
     stages = {
-        "save_attention": (200, "dataset=texts.csv", "save_name=dump", small),
+        "save_attention": (200, "dataset=texts.csv", "save_name=dump", small, dtype),
         "contrast_attention": (1000, "attn_dump_large=large", "attn_dump_small=small", "attn_diff=both"),
         "data_augmentation": (
             *(1000, "augment_type=random", "alpha=0.7", "multiply=10"),
@@ -385,9 +423,9 @@ def start_up(models: dict[str, str], quick: bool) -> None:
         ),
         "train": (
             *(40, "dataset=texts.csv", "model_dir=trained", small),
-            *("attn_implementation=eager", "trainer.num_train_epochs=1", "trainer.save_strategy=no"),
+            *(*precision(), "attn_implementation=eager", "trainer.num_train_epochs=1", "trainer.save_strategy=no"),
         ),
-        "evaluate": (10, "dataset=texts.csv", "output_dir=answers", "choice=false", small, *data),
+        "evaluate": (10, "dataset=texts.csv", "output_dir=answers", "choice=false", small, dtype, *data),
     }
     tagged = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
     for name, (many, *options) in stages.items():
@@ -399,7 +437,7 @@ def start_up(models: dict[str, str], quick: bool) -> None:
                 made = dumps(models, [biography.strip_tags(text) for text in texts])
                 for dump, path in zip(made, ("large", "small"), strict=True):
                     attention_dump.write(dump, path)
-            seconds.append(statistics.median(script(name, *options)[0] for _ in range(3)))
+            seconds.append(script(name, *options)[0])
         one, all_rows = seconds
         thousand = one + max(0.0, all_rows - one) * 999 / (count - 1)
         share = one / thousand
@@ -418,15 +456,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer repeats")
     parser.add_argument("--small", default=str(ROOT / "models/smollm2-135m"), help="a model's folder")
     parser.add_argument("--large", default=str(ROOT / "models/gemma3-270m"), help="another's, with another tokenizer")
-    parser.add_argument("--long-text", nargs=3, metavar=("MODEL", "TOKENS", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--long-text", nargs=4, metavar=("MODEL", "TOKENS", "WAY", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.long_text:
-        folder, length, way = arguments.long_text
-        long_text(folder, int(length), way)
+        folder, length, way, dtype = arguments.long_text
+        long_text(folder, int(length), way, dtype)
         return
     models = {"small": arguments.small, "large": arguments.large}
     started = time.monotonic()
-    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    rates = ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in product_rates().items())
+    print(f"Products of 2,048 x 576 by 576 x 1,536: {rates}; so the models run in {fastest_dtype()}\n")
     print("| stage | the plain way | ours | ratio of medians (spread) | to reach | verdict |")
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """LoRA training the plain way: transformers' Trainer with gradient checkpointing, each batch padded to its longest.
 
-python -m benchmarks.plain.training MODEL TEXTS.csv FOLDER SEED BATCH_SIZE
+python -m benchmarks.plain.training MODEL TEXTS.csv FOLDER SEED BATCH_SIZE DTYPE
 """
 
 import sys
@@ -20,11 +20,11 @@ from transformers import (
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def train(model_name: str, csv: str, folder: str, seed: int, batch_size: int) -> None:
+def train(model_name: str, csv: str, folder: str, seed: int, batch_size: int, dtype: str) -> None:
     """One epoch of the texts; the Trainer prints the loss of each step."""
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(model_name)
-    model = AutoModelForCausalLM.from_pretrained(model_name)
+    model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
     model.enable_input_require_grads()
     texts = pd.read_csv(csv)["text"].tolist()
@@ -38,7 +38,7 @@ def train(model_name: str, csv: str, folder: str, seed: int, batch_size: int) ->
             learning_rate=5e-4,
             warmup_steps=0.1,
             max_grad_norm=1.0,
-            bf16=True,
+            bf16=dtype == "bfloat16",
             use_cpu=True,
             gradient_checkpointing=True,
             logging_steps=1,
@@ -52,4 +52,4 @@ def train(model_name: str, csv: str, folder: str, seed: int, batch_size: int) ->
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    train(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
