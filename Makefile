@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models test test-slow bench lint format clean
+.PHONY: demo models tables smoke test test-slow test-slurm bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -10,12 +10,27 @@ demo: models
 models: .venv/installed
 	.venv/bin/python demo/fetch_models.py
 
+# A table of conf/tables/ on this machine: hours without its results, under a minute with them.
+TABLE ?= biographies_scratch
+tables: .venv/installed
+	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
+	.venv/bin/python workflow/readme.py
+
+# A table of tiny random models: minutes.
+smoke: .venv/installed
+	.venv/bin/python -m tests.tiny
+	.venv/bin/snakemake --configfile conf/tables/smoke.yaml --cores $(shell nproc)
+
 test: .venv/installed lint
 	.venv/bin/python -m pytest --numprocesses 2 --durations 10
 
 # The real models: minutes, and 330 MB to download.
 test-slow: models
 	.venv/bin/python -m pytest -m slow
+
+# The smoke table through a Slurm of one node, which the test installs and starts (Debian, as root).
+test-slurm: .venv/installed
+	.venv/bin/python -m pytest -m slurm
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.
 bench: models
@@ -29,11 +44,11 @@ format: .venv/installed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-tables.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --requirement requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf .venv models demo_out data_augmented
+	rm -rf .venv models demo_out data_augmented tables_out

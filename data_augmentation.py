@@ -103,8 +103,10 @@ def main(config):
                 ]
             writer.writerows([variant] for variant in variants)
             written += len(variants)
-    artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
-    print(f"{path}: {written} rows of {count} texts, {blanked / characters:.1%} of the characters blanked")
+    share = blanked / characters
+    record = artifacts.record(OmegaConf.to_container(config)) | {"characters_blanked": share}
+    artifacts.write_json(path.with_suffix(".json"), record)
+    print(f"{path}: {written} rows of {count} texts, {share:.1%} of the characters blanked")
 
 
 def read_plain(dataset: str) -> Iterator[str]:

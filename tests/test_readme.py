@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import ROOT
 from utils.config import CONFIG_FOLDER, model
+from workflow import readme
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
@@ -46,9 +47,20 @@ def test_a_command_of_the_readme_is_understood(command):
 
 
 def test_the_file_table_names_every_module():
-    for path in [*ROOT.glob("*.py"), *(ROOT / "utils").glob("*.py"), *(ROOT / "demo").glob("*.*")]:
+    folders = [ROOT / name for name in ("utils", "workflow")]
+    for path in [*ROOT.glob("*.py"), *(ROOT / "demo").glob("*.*"), *(file for f in folders for file in f.glob("*.py"))]:
         if path.name != "__init__.py":
             assert path.name in README, path.name
+
+
+def test_the_tables_are_as_the_results_have_them():
+    assert readme.filled(README) == README
+
+
+def test_a_marked_place_is_filled():
+    table = "# t\n\n## one\n\n| a |\n| 1 |\n\n## two\n\n| b |\n"
+    assert readme.section(table, "one") == "| a |\n| 1 |"
+    assert readme.section(table, "two") == "| b |"
 
 
 def test_the_links_lead_somewhere():

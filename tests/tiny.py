@@ -77,3 +77,13 @@ def save(folder: Path, architecture: str, seed: int = 0, **tokenizer_options) ->
     made.save_pretrained(folder)
     model(architecture, len(made), seed).save_pretrained(folder)
     return folder
+
+
+def save_pair(folder: Path) -> None:
+    """The models of conf/tables/smoke.yaml: two tokenizers, two architectures."""
+    save(folder / "small", "llama", seed=0)
+    save(folder / "large", "gemma3", seed=1, vocabulary=400)
+
+
+if __name__ == "__main__":
+    save_pair(Path("tables_out/tiny_models"))

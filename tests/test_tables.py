@@ -1,0 +1,207 @@
+"""The workflow: a whole table on tiny models, what it does again and what not, and every table's YAML."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests import tiny
+from tests.conftest import ROOT
+from utils import attention_dump, biography
+from utils.attention_dump import Dump, Row
+from utils.errors import InputError
+from workflow import budget, control_weights, scratch_models, summary, table
+
+TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
+
+
+def read(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+ARMS = list(read(ROOT / "conf/tables/smoke.yaml")["arms"])
+
+
+@pytest.fixture(scope="module")
+def clone(workplace):
+    """A copy of the repository, with the smoke table's models."""
+    shutil.copytree(ROOT / "workflow", workplace / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    tiny.save_pair(workplace / "tables_out/tiny_models")
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def snakemake(clone):
+    def run(*arguments: str, code: int = 0, name: str = "smoke") -> str:
+        command = [sys.executable, "-m", "snakemake", "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
+        done = subprocess.run([*command, *arguments], cwd=clone, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(clone, snakemake):
+    """The smoke table's results, made once."""
+    snakemake()
+    return clone / "results/smoke"
+
+
+def test_a_table_is_made_of_every_arm_and_seed(results):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    markdown = (results / "table.md").read_text()
+    assert all(f"| {arm} " in markdown for arm in ["untrained", *ARMS])
+    for arm in ARMS:
+        for seed in config["seeds"]:
+            run = json.loads((results / arm / f"seed-{seed}/run.json").read_text())
+            seen = run["steps"] * run["texts_a_step"] * run["tokens_a_text"]
+            # The nearest whole number of steps.
+            assert abs(seen - config["tokens"]) <= run["texts_a_step"] * run["tokens_a_text"] / 2
+            assert len(run["loss"]) == run["steps"]
+    with open(results / "table.csv", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["arm"] for row in rows} == {"untrained", *ARMS}
+    # A mean of the table, from the predictions themselves.
+    answers = []
+    for seed in config["seeds"]:
+        with open(results / f"facts/seed-{seed}/paper/1/predictions.csv", newline="") as opened:
+            answers += [answer["chosen"] == answer["answer"] for answer in csv.DictReader(opened)]
+    (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
+    assert float(row["mean"]) == pytest.approx(100 * np.mean(answers))
+    for picture in ("scores", "curves", "keep_probabilities"):
+        assert (results / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_guided_arms_drop_as_much_and_keep_other_tokens(results):
+    kept = json.loads((results / "keep_probabilities.json").read_text())["arms"]
+    guided = [arm for arm in ARMS if arm not in ("none", "random")]
+    assert set(kept["none"]) == {1.0}
+    assert len({tuple(kept[arm]) for arm in guided}) == len(guided)
+    # The same probabilities in another order, but for the commas and full stops, which always stay.
+    highest = [np.mean(sorted(kept[arm])[:40]) for arm in guided]
+    np.testing.assert_allclose(highest, highest[0], atol=0.03)
+
+
+def test_finished_runs_are_not_made_again(clone, snakemake, results):
+    assert "Nothing to be done" in snakemake("-n")
+    # A fresh clone has the results and nothing else; the files' ages mean nothing in it.
+    for folder in ("tables_out/smoke", "data_augmented/smoke", ".snakemake"):
+        shutil.rmtree(clone / folder)
+    (clone / "data/biography_synthetic.csv").touch()
+    before = (results / "table.csv").read_bytes()
+    planned = snakemake("-n", "--forcerun", "tables")
+    assert "rule train" not in planned
+    assert "rule augmentation" not in planned
+    snakemake("--forcerun", "tables")
+    assert (results / "table.csv").read_bytes() == before
+    # A run that is gone is made again, by itself, and comes out the same.
+    run = results / "facts/seed-2"
+    answers = (run / "paper/1/predictions.csv").read_bytes()
+    shutil.rmtree(run)
+    planned = snakemake("-n")
+    assert planned.count("rule train:") == 1
+    assert planned.count("seed=1") == 0
+    snakemake()
+    assert (run / "paper/1/predictions.csv").read_bytes() == answers
+    assert (results / "table.csv").read_bytes() == before
+
+
+def test_results_of_other_settings_are_refused(clone, results):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    summary.collect(config, results)
+    config["tokens"] = 5000
+    with pytest.raises(InputError, match="made with another tokens than the table's; delete .*none/seed-1"):
+        summary.read_run(config, results, "none", 1)
+    config["evaluate"]["people"] = 4
+    with pytest.raises(InputError, match="another people than the table's"):
+        summary.collect(config, results)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_can_be_planned(clone, snakemake, path):
+    config = read(path)
+    planned = snakemake("-n", name=path.stem)
+    if config["table"] != "smoke":
+        runs = len(config["arms"]) * len(config["seeds"])
+        assert re.search(rf"^train +{runs}$", planned, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tokens": None}, "smoke: still needed: tokens"),
+        ({"tokns": 1}, "unknown key tokns: did you mean tokens"),
+        ({"seeds": [1]}, "two at least"),
+        ({"arms": {"odd": {"attn_weights": "odd"}}}, "arms.odd.attn_weights=odd: must be one of: attention_large"),
+        ({"target": "medium"}, "target=medium: must be one of"),
+    ],
+)
+def test_a_table_is_checked(changed, message):
+    with pytest.raises(InputError, match=message):
+        table.check(read(ROOT / "conf/tables/smoke.yaml") | changed)
+
+
+def test_a_bad_table_is_one_line(snakemake):
+    output = snakemake("--config", "target=medium", code=1)
+    assert "target=medium: must be one of: small, large" in output
+    assert "Traceback" not in output
+
+
+def test_steps_make_the_budget():
+    # 4 checkpoints of 25 steps of 8 texts of 50 tokens are 40,000 tokens.
+    assert budget.steps_for(40_000, 50.0, 8, 4) == (100, 25)
+    assert budget.steps_for(41_000, 50.0, 8, 4) == (104, 26)
+    assert budget.steps_for(1, 50.0, 8, 4) == (4, 1)
+
+
+def example() -> tuple[str, Dump]:
+    tagged = "<name>Ada King</name> lives in <city>Turin</city>."
+    plain = biography.strip_tags(tagged)
+    ends = [plain.index(word) + len(word) for word in ("Ada", "King", "lives", "in", "Turin", ".")]
+    offsets = np.array([[start, end] for start, end in zip([0, *ends], ends, strict=False)], dtype=np.int32)
+    row = Row(attention_dump.text_hash(plain), np.arange(6, dtype=np.float32), offsets)
+    return tagged, Dump.of("both", "tokenizer", {}, [row])
+
+
+@pytest.mark.parametrize("control", ["shuffled", "facts"])
+def test_control_weights(tmp_path, control):
+    tagged, dump = example()
+    dataset = tmp_path / "texts.csv"
+    dataset.write_text(f'text\n"{tagged}"\n')
+    attention_dump.write(dump, tmp_path / "difference")
+    control_weights.main(control, str(tmp_path / "difference"), str(dataset), "1", str(tmp_path / "out.pkl"))
+    made = attention_dump.read_dump(tmp_path / "out")
+    assert made.text_sha256 == dump.text_sha256
+    np.testing.assert_array_equal(made.offsets, dump.offsets)
+    if control == "shuffled":
+        np.testing.assert_array_equal(np.sort(made.values), dump.values)
+        assert (made.values != dump.values).any()
+    else:
+        # Ada, King and Turin before everything else.
+        assert set(np.argsort(-made.values)[:3]) == {0, 1, 4}
+
+
+def test_a_blank_is_one_token_of_the_scratch_tokenizer():
+    tokenizer = scratch_models.train_tokenizer(["Ada King was born in Turin.", "The employer of Ada King was Fiat."])
+    assert len(tokenizer.tokenize("Ada" + " " * 12 + "was")) <= len(tokenizer.tokenize("Ada was")) + 1
+
+
+def test_the_corpus_asks_about_everybody_but_those_kept_apart(tmp_path):
+    texts = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
+    for name, of_file in (("people.csv", texts[:12]), ("apart.csv", texts[10:])):
+        with open(tmp_path / name, "w", newline="", encoding="utf-8") as opened:
+            csv.writer(opened).writerows([["text"], *([text] for text in of_file)])
+    made = scratch_models.corpus(str(tmp_path / "people.csv"), str(tmp_path / "apart.csv"))
+    assert made[:10] == [biography.strip_tags(text) for text in texts[:10]]
+    assert len(made) == 10 + 5 * 2
+    assert sum("The employer of Patricia Gray was Sanford Precision Tools" in text for text in made) == 1
+    name = biography.field_spans(texts[11])
+    assert not any(name[0][slice(*name[1]["name"])] in text for text in made)

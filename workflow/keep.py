@@ -1,0 +1,29 @@
+"""One text's keep-probabilities, token by token, under each arm of a table."""
+
+import numpy as np
+
+from utils import biography, dropout, tokens
+from utils.attention_dump import read_dump
+from utils.contrast import weights_of
+from workflow.table import dump_of
+
+
+def keep_probabilities(config: dict, folder: str) -> dict:
+    """{"tokens": the first text's tokens, "arms": {arm: keep-probability of each}}; `folder` holds the dumps."""
+    plain = biography.strip_tags(next(biography.read_texts(config["dataset"])))
+    tokenizer = tokens.load_tokenizer(config["trained"])
+    encoded = tokens.encode(tokenizer, [plain], "tokenizer")
+    offsets, bounds = tokens.end_to_end(encoded)
+    codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
+    marks = dropout.always_stay(codes, offsets)
+    arms = {}
+    for arm, options in config["arms"].items():
+        dump = dump_of(config, arm, config["seeds"][0])
+        if dump:
+            of_arm = config["data_augmentation"] | options
+            weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
+            keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"])
+        else:
+            keep = np.full(len(offsets), options["alpha"] if options else 1.0)
+        arms[arm] = np.where(marks, 1.0, keep).round(4).tolist()
+    return {"tokens": [plain[start:end] for start, end in offsets], "arms": arms}

@@ -1,0 +1,47 @@
+# The models that tables of this machine's scale need; each is made when a run first needs it.
+
+SCRATCH = "tables_out/scratch"
+
+# How often each of the scratch models sees the corpus: what the large one takes longer for a text, it sees fewer times.
+EPOCHS = {"small": 15, "large": 10}
+
+MADE = ["models/smollm2-135m", "models/gemma3-270m", *(f"{SCRATCH}/{size}" for size in EPOCHS)]
+
+
+def folder_of(model: str) -> list[str]:
+    """The folder that a rule here makes for `model`; none for a hub's model, or a reader's own."""
+    return ancient([folder for folder in MADE if model == folder or model.startswith(f"{folder}/")])
+
+
+rule fetch_models:
+    output:
+        directory("models/smollm2-135m"),
+        directory("models/gemma3-270m"),
+    shell:
+        "{PYTHON} demo/fetch_models.py"
+
+
+rule scratch_corpus:
+    output:
+        f"{SCRATCH}/corpus.csv",
+        directory(expand(f"{SCRATCH}/random_{{size}}", size=EPOCHS)),
+    shell:
+        "{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {SCRATCH}/people.csv &&"
+        " {PYTHON} workflow/scratch_models.py {SCRATCH}/people.csv data/biography_synthetic.csv {SCRATCH}"
+
+
+# Half an hour on two cores.
+rule scratch_model:
+    input:
+        corpus=f"{SCRATCH}/corpus.csv",
+        random=f"{SCRATCH}/random_{{size}}",
+    output:
+        directory(f"{SCRATCH}/{{size}}"),
+    wildcard_constraints:
+        size="small|large",
+    params:
+        epochs=lambda wildcards: EPOCHS[wildcards.size],
+    shell:
+        "{PYTHON} train.py model={input.random} dataset={input.corpus} model_dir={output} lora=null quant=null"
+        " attn_implementation=eager trainer.num_train_epochs={params.epochs} trainer.learning_rate=0.003"
+        " trainer.per_device_train_batch_size=16 trainer.bf16=false +trainer.save_total_limit=1"

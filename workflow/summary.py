@@ -1,0 +1,158 @@
+"""A table and its pictures, from what its runs left in results/<table>/: table.md, .csv, .tex, three PNG files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.artifacts import whole_file
+from utils.errors import InputError
+from workflow import intervals, pictures
+from workflow.table import asked_by, settings_of
+
+# What is reported, and its unit.
+MEASURES = {
+    "exact_match": "exact match, %",
+    "f1": "F1, %",
+    "choice_accuracy": "right choice, %",
+    "log_likelihood": "log-likelihood",
+}
+# What the other arms are tested against: the two without guidance, and the paper's method.
+AGAINST = ("random", "none", "difference")
+
+
+def read_scores(config: dict, evaluation: str, folder: Path) -> dict[str, np.ndarray]:
+    """{measure: float [people]}: each person's mean over the fields, from a predictions.csv.
+
+    Raises InputError where the questions were others than the table's.
+    """
+    asked = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["config"]
+    other = [key for key, value in asked_by(config, evaluation).items() if asked[key] != value]
+    if other:
+        raise InputError(f"{folder}: made with another {', '.join(other)} than the table's; delete it to redo it")
+    answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
+    answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
+    if not answers["chosen"].astype(bool).any():
+        answers["choice_accuracy"] = np.nan
+    by_person = answers.groupby("name", sort=True)[list(MEASURES)].mean()
+    return {measure: by_person[measure].to_numpy() for measure in MEASURES}
+
+
+def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
+    """run.json; InputError where it was made by other settings than the table's."""
+    path = results / arm / f"seed-{seed}" / "run.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    settings = json.loads(json.dumps(settings_of(config, arm)))
+    if run["settings"] != settings:
+        keys = settings.keys() | run["settings"].keys()
+        other = sorted(key for key in keys if run["settings"].get(key) != settings.get(key))
+        raise InputError(
+            f"{path}: made with another {', '.join(other)} than the table's; delete {path.parent} to redo it"
+        )
+    return run
+
+
+def collect(config: dict, results: Path) -> pd.DataFrame:
+    """A row for each arm, evaluation and measure: mean, interval, and the difference to AGAINST with its p-value."""
+    last = str(config["checkpoints"])
+    rows = []
+    for evaluation in config["evaluations"]:
+        scores = {}
+        for arm in config["arms"]:
+            folders = [results / arm / f"seed-{seed}" / evaluation / last for seed in config["seeds"]]
+            of_seeds = [read_scores(config, evaluation, folder) for folder in folders]
+            scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
+        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
+        for measure in MEASURES:
+            if np.isnan(untrained[measure]).any():
+                continue  # evaluated without choices
+            rows.append(
+                {"evaluation": evaluation, "measure": measure, "arm": "untrained", "mean": untrained[measure].mean()}
+            )
+            for arm, of_arm in scores.items():
+                row = {"evaluation": evaluation, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
+                row["low"], row["high"] = intervals.interval(of_arm[measure])
+                for other in AGAINST:
+                    if other in scores and arm not in AGAINST[: AGAINST.index(other) + 1]:
+                        by = of_arm[measure] - scores[other][measure]
+                        row[f"minus {other}"] = by.mean()
+                        row[f"minus {other}, low"], row[f"minus {other}, high"] = intervals.interval(by)
+                        row[f"minus {other}, p"] = intervals.p_value(of_arm[measure], scores[other][measure])
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
+    """A row for each arm: what share was dropped, and how much it was trained on (means over the seeds)."""
+
+    def mean(values) -> float:
+        return float(np.mean(list(values)))
+
+    return pd.DataFrame(
+        {
+            "arm": arm,
+            "characters dropped, %": 100 * mean(run["characters_blanked"] for run in of_arm),
+            "tokens a text": mean(run["tokens_a_text"] for run in of_arm),
+            "steps": mean(run["steps"] for run in of_arm),
+            "tokens trained on": mean(run["steps"] * run["texts_a_step"] * run["tokens_a_text"] for run in of_arm),
+            "last loss": mean(run["loss"][-1][1] for run in of_arm),
+        }
+        for arm, of_arm in runs.items()
+    )
+
+
+def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
+    """For people to read: a table for each evaluation, its cells as text."""
+    tables = {}
+    for evaluation in config["evaluations"]:
+        of_evaluation = scores[scores["evaluation"] == evaluation]
+        cells: dict[str, dict[str, str]] = {}
+        for row in of_evaluation.to_dict("records"):
+            of_arm = cells.setdefault(row["arm"], {})
+            name = MEASURES[row["measure"]]
+            spread = "" if np.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
+            of_arm[name] = f"{row['mean']:.1f}{spread}"
+            if row["measure"] == config["measure"]:
+                for other in AGAINST:
+                    p = row.get(f"minus {other}, p", np.nan)
+                    of_arm[f"{name}: minus {other}"] = (
+                        ""
+                        if np.isnan(p)
+                        else f"{row[f'minus {other}']:+.1f}"
+                        f" [{row[f'minus {other}, low']:+.1f}, {row[f'minus {other}, high']:+.1f}], p = {p:.4f}"
+                    )
+        tables[evaluation] = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
+    return tables
+
+
+def summarize(config: dict, results: Path) -> None:
+    """Write everything; a result made with other settings than the table's is an InputError."""
+    runs = {arm: [read_run(config, results, arm, seed) for seed in config["seeds"]] for arm in config["arms"]}
+    scores = collect(config, results)
+    trained = of_runs(config, runs)
+    answers = pd.read_csv(results / "untrained" / next(iter(config["evaluations"])) / "predictions.csv")
+    people = answers["name"].nunique()
+    parts, latex = [f"# {config['table']}\n"], []
+    parts.append(
+        f"{config['trained']} trained, {config['large']} the large model, {config['small']} the small one; "
+        f"{len(config['seeds'])} seeds, {people} people asked. In brackets: 95 % intervals, by "
+        "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
+        "for their number.\n"
+    )
+    for evaluation, table in shown(scores, config).items():
+        parts.append(f"## {evaluation}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
+        latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {evaluation}"))
+    parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
+    latex.append(trained.to_latex(index=False, escape=True, float_format="%.1f", caption="What was trained on"))
+    for name, content in (("table.md", "\n".join(parts)), ("table.tex", "\n".join(latex))):
+        with whole_file(results / name) as aside:
+            aside.write_text(content, encoding="utf-8")
+    with whole_file(results / "table.csv") as aside:
+        scores.to_csv(aside, index=False)
+    pictures.scores(scores, config, results / "scores.png")
+    pictures.curves(config, results, runs, results / "curves.png")
+    pictures.keep_probabilities(
+        json.loads((results / "keep_probabilities.json").read_text(encoding="utf-8")),
+        results / "keep_probabilities.png",
+    )

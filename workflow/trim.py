@@ -1,0 +1,34 @@
+"""Make a run's answers small enough to commit.
+
+    python workflow/trim.py FOLDER last|before
+
+Of the last checkpoint predictions.csv stays without its prompts, which the questions' seed gives again; of a checkpoint
+before it the metrics alone.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.artifacts import whole_file
+
+
+def trim(folder: Path, checkpoint: str) -> None:
+    path = folder / "predictions.csv"
+    if checkpoint == "before":
+        path.unlink()
+        return
+    with open(path, newline="", encoding="utf-8") as opened:
+        reader = csv.DictReader(opened)
+        columns = [column for column in reader.fieldnames if column != "prompt"]
+        rows = list(reader)
+    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    trim(Path(sys.argv[1]), sys.argv[2])
