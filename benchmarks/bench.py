@@ -147,11 +147,13 @@ def long_text(folder: str, length: int, way: str, dtype: str) -> None:
         "body": lambda ids: body(model, [ids], [[0]])(),
         "ours": lambda ids: receive.texts([ids]),
     }[way]
-    # Touches all weights and sets up what is set up once.
-    run(ids[:64])
+    # Touches all weights.
+    body(model, [ids[:64]], [[0]])()
     # Loading the model has its own peak: Linux forgets it on request.
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_in_kilobytes("VmRSS")
+    # What a process sets up once counts for the memory, not for the time.
+    run(ids[:64])
     started = time.perf_counter()
     run(ids)
     seconds = time.perf_counter() - started

@@ -3,7 +3,7 @@
 SCRATCH = "tables_out/scratch"
 
 # How often each of the scratch models sees the corpus: what the large one takes longer for a text, it sees fewer times.
-EPOCHS = {"small": 15, "large": 10}
+EPOCHS = {"small": 12, "large": 7}
 
 MADE = ["models/smollm2-135m", "models/gemma3-270m", *(f"{SCRATCH}/{size}" for size in EPOCHS)]
 
