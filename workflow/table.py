@@ -80,7 +80,7 @@ def runs(config: dict) -> list[str]:
     """The files of a table, in results/<table>/, that its runs write."""
     parts = range(1, config["checkpoints"] + 1)
     evaluations = config["evaluations"]
-    files = [f"untrained/{evaluation}/metrics.json" for evaluation in evaluations]
+    files = ["keep_probabilities.json", *(f"untrained/{evaluation}/metrics.json" for evaluation in evaluations)]
     for arm in config["arms"]:
         for seed in config["seeds"]:
             run = f"{arm}/seed-{seed}"
