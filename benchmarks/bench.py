@@ -140,6 +140,8 @@ def long_text(folder: str, length: int, way: str, dtype: str) -> None:
     model = load_model(folder, dtype)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, model.config.vocab_size, (length,), generator=generator).tolist()
+    # Touches all weights.
+    body(model, [ids[:64]], [[0]])()
     if way == "ours":
         receive = received_attention.ReceivedAttention(model)
     run = {
@@ -147,8 +149,6 @@ def long_text(folder: str, length: int, way: str, dtype: str) -> None:
         "body": lambda ids: body(model, [ids], [[0]])(),
         "ours": lambda ids: receive.texts([ids]),
     }[way]
-    # Touches all weights.
-    body(model, [ids[:64]], [[0]])()
     # Loading the model has its own peak: Linux forgets it on request.
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_in_kilobytes("VmRSS")
