@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -127,22 +128,32 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
         verbose=False,
     )
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    # All texts at once: numpy's calls cost more than what they do for one short text.
+    flat = itertools.chain.from_iterable
+    special = np.fromiter(flat(encoded["special_tokens_mask"]), dtype=bool)
+    offsets = np.fromiter(flat(flat(encoded["offset_mapping"])), dtype=np.int32).reshape(-1, 2)
+    in_text = (offsets[:, 0] < offsets[:, 1]) & ~special
+    ids = np.fromiter(flat(encoded["input_ids"]), dtype=np.int64)
+    spelt_out = np.isin(ids, tokenizer.all_special_ids)
     results = []
-    for input_ids, spans, special in zip(
-        encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
-    ):
-        begins_special = bool(input_ids) and bool(special[0])
+    end = 0
+    for input_ids in encoded["input_ids"]:
+        begin, end = end, end + len(input_ids)
+        begins_special = begin < end and bool(special[begin])
         missing = (prepend_bos == "auto" and not begins_special) or (prepend_bos is True and input_ids[:1] != [bos])
         if missing and bos is None:
             if prepend_bos is True:
                 raise InputError("prepend_bos=True: the tokenizer has neither a bos nor an end-of-text token")
             missing = False
         shift = int(missing)
-        offsets = np.asarray(spans, dtype=np.int32).reshape(-1, 2)
-        in_text = (offsets[:, 0] < offsets[:, 1]) & ~np.asarray(special, dtype=bool)
-        spelt_out = np.isin(np.asarray(input_ids, dtype=np.int64)[in_text], tokenizer.all_special_ids)
+        kept = in_text[begin:end]
         results.append(
-            Encoded([bos] * shift + list(input_ids), np.flatnonzero(in_text) + shift, offsets[in_text], spelt_out)
+            Encoded(
+                [bos] * shift + list(input_ids),
+                np.flatnonzero(kept) + shift,
+                offsets[begin:end][kept],
+                spelt_out[begin:end][kept],
+            )
         )
     return results
 
