@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from utils import attention_dump, biography
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, control_weights, scratch_models, summary, table
+from workflow import budget, control_weights, pictures, scratch_models, summary, table
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -147,6 +147,14 @@ def test_every_table_can_be_planned(clone, snakemake, path):
 def test_a_table_is_checked(changed, message):
     with pytest.raises(InputError, match=message):
         table.check(read(ROOT / "conf/tables/smoke.yaml") | changed)
+
+
+def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    runs = {arm: [summary.read_run(config, results, arm, seed) for seed in config["seeds"]] for arm in ARMS}
+    runs["random"][1]["loss"].append([100, 1.0])
+    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_a_bad_table_is_one_line(snakemake):

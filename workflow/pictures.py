@@ -59,8 +59,10 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path)
         panel.set_xlabel("share of the budget of tokens")
     panel = panels[0][-1]
     for arm, of_arm in runs.items():
-        steps = np.array(of_arm[0]["loss"])[:, 0] / of_arm[0]["steps"]
-        panel.plot(steps, np.mean([np.array(run["loss"])[:, 1] for run in of_arm], axis=0), label=arm)
+        # Seeds whose texts are a little shorter take a few steps more.
+        count = min(len(run["loss"]) for run in of_arm)
+        losses = np.array([run["loss"][:count] for run in of_arm])
+        panel.plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), label=arm)
     panel.set_title("training loss")
     panel.set_xlabel("share of the budget of tokens")
     panel.legend(fontsize="small")
