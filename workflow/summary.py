@@ -11,12 +11,12 @@ from utils.errors import InputError
 from workflow import intervals, pictures
 from workflow.table import MEASURES, asked_by, settings_of
 
-# What the other arms are tested against: the two without guidance, and the paper's method.
-AGAINST = ("random", "none", "difference")
+# pandas escapes what stands in cells, not in captions.
+LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 
 
-def read_scores(config: dict, evaluation: str, folder: Path) -> dict[str, np.ndarray]:
-    """{measure: float [people]}: each person's mean over the fields, from a predictions.csv.
+def read_scores(config: dict, evaluation: str, folder: Path) -> pd.DataFrame:
+    """A row for each person, by name, and a column for each measure: means over the fields, from a predictions.csv.
 
     Raises InputError where the questions were others than the table's.
     """
@@ -28,8 +28,7 @@ def read_scores(config: dict, evaluation: str, folder: Path) -> dict[str, np.nda
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
     if not answers["chosen"].astype(bool).any():
         answers["choice_accuracy"] = np.nan
-    by_person = answers.groupby("name", sort=True)[list(MEASURES)].mean()
-    return {measure: by_person[measure].to_numpy() for measure in MEASURES}
+    return answers.groupby("name", sort=True)[list(MEASURES)].mean()
 
 
 def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
@@ -47,16 +46,21 @@ def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
 
 
 def collect(config: dict, results: Path) -> pd.DataFrame:
-    """A row for each arm, evaluation and measure: mean, interval, and the difference to AGAINST with its p-value."""
-    last = str(config["checkpoints"])
+    """A row for each arm, evaluation and measure: mean and interval, and the same of its difference to each of the
+    table's `against`, with a p-value."""
+    last, against = str(config["checkpoints"]), config["against"]
     rows = []
     for evaluation in config["evaluations"]:
+        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
         scores = {}
         for arm in config["arms"]:
-            folders = [results / arm / f"seed-{seed}" / evaluation / last for seed in config["seeds"]]
-            of_seeds = [read_scores(config, evaluation, folder) for folder in folders]
+            of_seeds = []
+            for seed in config["seeds"]:
+                folder = results / arm / f"seed-{seed}" / evaluation / last
+                of_seeds.append(read_scores(config, evaluation, folder))
+                if not of_seeds[-1].index.equals(untrained.index):
+                    raise InputError(f"{folder}: asked about other people than untrained/; delete it to redo it")
             scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
-        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
         for measure in MEASURES:
             if np.isnan(untrained[measure]).any():
                 continue  # evaluated without choices
@@ -66,8 +70,9 @@ def collect(config: dict, results: Path) -> pd.DataFrame:
             for arm, of_arm in scores.items():
                 row = {"evaluation": evaluation, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
                 row["low"], row["high"] = intervals.interval(of_arm[measure])
-                for other in AGAINST:
-                    if other in scores and arm not in AGAINST[: AGAINST.index(other) + 1]:
+                for number, other in enumerate(against):
+                    # Two that are both tested against are compared once.
+                    if arm not in against[: number + 1]:
                         by = of_arm[measure] - scores[other][measure]
                         row[f"minus {other}"] = by.mean()
                         row[f"minus {other}, low"], row[f"minus {other}, high"] = intervals.interval(by)
@@ -111,7 +116,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
             name, digits = MEASURES[measure]
             of_measure = of_evaluation[(of_evaluation["measure"] == measure) & (of_evaluation["arm"] != "untrained")]
             differences = {
-                row["arm"]: {f"minus {other}": difference(row, other, digits) for other in AGAINST if other in means}
+                row["arm"]: {f"minus {other}": difference(row, other, digits) for other in config["against"]}
                 for row in of_measure.to_dict("records")
             }
             compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
@@ -124,7 +129,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
 
 def difference(row: dict, other: str, digits: int) -> str:
     """With its interval and p-value; nothing where an arm is not compared with this one."""
-    by, low, high, p = (row[f"minus {other}{of}"] for of in ("", ", low", ", high", ", p"))
+    by, low, high, p = (row.get(f"minus {other}{of}", np.nan) for of in ("", ", low", ", high", ", p"))
     return "" if np.isnan(p) else f"{by:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], p = {p:.4f}"
 
 
@@ -144,9 +149,7 @@ def summarize(config: dict, results: Path) -> None:
     )
     for heading, table in shown(scores, config).items():
         parts.append(f"## {heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
-        latex.append(
-            table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".replace("%", "\\%"))
-        )
+        latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
     latex.append(trained.to_latex(index=False, escape=True, float_format="%.1f", caption="What was trained on"))
     for name, content in (("table.md", "\n".join(parts)), ("table.tex", "\n".join(latex))):

@@ -16,6 +16,7 @@ NEEDED = (
     "checkpoints",
     "evaluations",
     "measures",
+    "against",
 )
 
 # Overrides of the scripts' keys, and the rules' resources.
@@ -58,6 +59,9 @@ def check(config: dict) -> None:
     for measure in config["measures"]:
         if measure not in MEASURES:
             raise InputError(f"measures={measure}: must be of: {', '.join(MEASURES)}")
+    for arm in config["against"]:
+        if arm not in config["arms"]:
+            raise InputError(f"against={arm}: no such arm")
     for arm, options in config["arms"].items():
         guide = (options or {}).get("attn_weights")
         if guide is not None and guide not in DUMPS:
@@ -78,7 +82,7 @@ def dumps_of(config: dict) -> list[str]:
 
 def settings_of(config: dict, arm: str) -> dict:
     """All that an arm's training depends on, but for the seed and the files' content."""
-    apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measures")
+    apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measures", "against")
     return {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
 
 
