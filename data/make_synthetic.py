@@ -3,7 +3,7 @@
     python data/make_synthetic.py
     python data/make_synthetic.py --seed 2 --people 5000 --output data/biography_5000.csv
 
-First and last names come from Faker 40.54.0, which requirements-dev.txt pins: another version
+First and last names come from Faker 40.54.0, which requirements-tables.txt pins: another version
 draws other names from the same seed. Cities and universities are real; companies are put together
 here. The first command prints
 

@@ -65,6 +65,8 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
             seen = run["steps"] * run["texts_a_step"] * run["tokens_a_text"]
             # The nearest whole number of steps.
             assert abs(seen - config["tokens"]) <= run["texts_a_step"] * run["tokens_a_text"] / 2
+            # As train.py counts: 100 texts in batches of 8 end an epoch with one of 4; 200 variants come out even.
+            assert run["texts_a_step"] == pytest.approx(100 / 13 if arm == "none" else 8, abs=0.01)
             assert len(run["loss"]) == run["steps"]
     with open(results / "table.csv", newline="") as opened:
         rows = list(csv.DictReader(opened))
@@ -141,12 +143,23 @@ def test_every_table_can_be_planned(clone, snakemake, path):
         ({"tokns": 1}, "unknown key tokns: did you mean tokens"),
         ({"seeds": [1]}, "two at least"),
         ({"arms": {"odd": {"attn_weights": "odd"}}}, "arms.odd.attn_weights=odd: must be one of: attention_large"),
+        ({"measures": ["loss"]}, "measures=loss: must be of: exact_match"),
+        ({"against": ["nobody"]}, "against=nobody: no such arm"),
         ({"target": "medium"}, "target=medium: must be one of"),
     ],
 )
 def test_a_table_is_checked(changed, message):
     with pytest.raises(InputError, match=message):
         table.check(read(ROOT / "conf/tables/smoke.yaml") | changed)
+
+
+def test_people_are_paired_by_name(clone, results, tmp_path):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    shutil.copytree(results, tmp_path / "smoke")
+    path = tmp_path / "smoke/facts/seed-2/paper/1/predictions.csv"
+    path.write_text(path.read_text().replace("Patricia", "Patrizia"))
+    with pytest.raises(InputError, match="facts/seed-2/paper/1: asked about other people"):
+        summary.collect(config, tmp_path / "smoke")
 
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
@@ -161,6 +174,12 @@ def test_a_bad_table_is_one_line(snakemake):
     output = snakemake("--config", "target=medium", code=1)
     assert "target=medium: must be one of: small, large" in output
     assert "Traceback" not in output
+
+
+def test_an_epochs_last_step_has_fewer_texts():
+    sizes = [len(range(100)[first : first + 16]) for first in range(0, 100, 16)]
+    assert budget.texts_in_step(100, 16) == np.mean(sizes)
+    assert budget.texts_in_step(96, 16) == 16
 
 
 def test_steps_make_the_budget():

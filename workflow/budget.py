@@ -1,11 +1,13 @@
 """How many steps of training make a number of tokens of these texts.
 
-    python workflow/budget.py MODEL TEXTS.csv TOKENS TEXTS_A_STEP CHECKPOINTS OUTPUT
+    python workflow/budget.py MODEL TEXTS.csv TOKENS BATCH CHECKPOINTS OUTPUT
 
-Writes one line: "<steps> <steps between checkpoints> <tokens a text>". Token-dropout changes how many tokens a text
-has. So that all arms of a table are trained on the same number of tokens, an arm with shorter texts takes more steps.
+Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts a step>". Token-dropout changes how many
+tokens a text has. So that all arms of a table are trained on the same number of tokens, an arm with shorter texts takes
+more steps, and so does one with few texts: what is left over at the end of an epoch is a step of fewer texts.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -15,19 +17,25 @@ from utils import biography, tokens
 from utils.artifacts import whole_file
 
 
-def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: int, checkpoints: int) -> tuple[int, int]:
+def texts_in_step(texts: int, batch: int) -> float:
+    """On average over an epoch, whose last step has what is left."""
+    return texts / math.ceil(texts / batch)
+
+
+def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: float, checkpoints: int) -> tuple[int, int]:
     """(steps, steps between checkpoints): the nearest multiple of `checkpoints` steps, one each at least."""
     each = max(1, round(tokens_to_see / (tokens_a_text * texts_a_step * checkpoints)))
     return each * checkpoints, each
 
 
-def main(model: str, texts: str, tokens_to_see: str, texts_a_step: str, checkpoints: str, output: str) -> None:
+def main(model: str, texts: str, tokens_to_see: str, batch: str, checkpoints: str, output: str) -> None:
     plain = [biography.strip_tags(tagged) for tagged in biography.read_texts(texts)]
     encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
     tokens_a_text = sum(len(of_text.input_ids) for of_text in encoded) / len(encoded)
-    steps, each = steps_for(int(tokens_to_see), tokens_a_text, int(texts_a_step), int(checkpoints))
+    texts_a_step = texts_in_step(len(encoded), int(batch))
+    steps, each = steps_for(int(tokens_to_see), tokens_a_text, texts_a_step, int(checkpoints))
     with whole_file(Path(output)) as aside:
-        aside.write_text(f"{steps} {each} {tokens_a_text:.2f}\n")
+        aside.write_text(f"{steps} {each} {tokens_a_text:.2f} {texts_a_step:.2f}\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
 
 def p_value(scores: np.ndarray, others: np.ndarray) -> float:
     """Of a paired permutation test over people, two-sided: the same people answer under both arms, so under the null
-    hypothesis a person's two means over the seeds could be exchanged."""
+    hypothesis a person's two means over the seeds could be exchanged.
+
+    It speaks of these trainings: that a lucky seed lifts all people together is in `interval`, not here.
+    """
 
     def difference(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
         return np.mean(one - other, axis=axis)

@@ -1,5 +1,6 @@
 """A table's pictures: scores by arm, learning curves, one text under each arm's keep-probabilities."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from matplotlib import pyplot
 
 from utils.artifacts import whole_file
+from workflow.table import MEASURES
 
 LETTERS_A_LINE = 110
 
@@ -22,50 +24,43 @@ def save(figure, path: Path) -> None:
 
 
 def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
-    """Each arm's mean with its interval, of the table's measure: one panel an evaluation."""
-    table = table[table["measure"] == config["measure"]]
-    evaluations = list(config["evaluations"])
-    figure, panels = pyplot.subplots(1, len(evaluations), figsize=(5 * len(evaluations), 4), squeeze=False, sharey=True)
-    for panel, evaluation in zip(panels[0], evaluations, strict=True):
-        of_evaluation = table[table["evaluation"] == evaluation].iloc[::-1]
-        arms, means = of_evaluation["arm"], of_evaluation["mean"]
-        spread = np.abs(of_evaluation[["low", "high"]].to_numpy().T - means.to_numpy())
-        panel.errorbar(means, arms, xerr=np.nan_to_num(spread), fmt="o", capsize=3)
+    """Each arm's mean with its interval: a panel for each evaluation and each of the table's measures."""
+    pairs = list(itertools.product(config["evaluations"], config["measures"]))
+    figure, panels = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 4), squeeze=False, sharey=True)
+    for panel, (evaluation, measure) in zip(panels[0], pairs, strict=True):
+        of_panel = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
+        of_panel = of_panel[of_panel["arm"].isin(config["arms"])].iloc[::-1]
+        spread = np.abs(of_panel[["low", "high"]].to_numpy().T - of_panel["mean"].to_numpy())
+        panel.errorbar(of_panel["mean"], of_panel["arm"], xerr=spread, fmt="o", capsize=3)
         panel.set_title(evaluation)
-        panel.set_xlabel(config["measure"].replace("_", " "))
+        panel.set_xlabel(MEASURES[measure][0])
         panel.grid(axis="x", alpha=0.3)
     save(figure, path)
 
 
 def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path) -> None:
-    """By share of the budget, means over the seeds: the table's measure, and the training loss."""
-    evaluations = list(config["evaluations"])
-    figure, panels = pyplot.subplots(1, len(evaluations) + 1, figsize=(5 * (len(evaluations) + 1), 4), squeeze=False)
+    """By share of the budget, means over the seeds: the table's measures, and the training loss."""
+    pairs = list(itertools.product(config["evaluations"], config["measures"]))
+    figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
     parts = range(1, config["checkpoints"] + 1)
-    for panel, evaluation in zip(panels[0], evaluations, strict=False):
-        begin = average(results / "untrained" / evaluation, config["measure"])
+    for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
         for arm in runs:
-            means = [
-                np.mean(
-                    [
-                        average(results / arm / f"seed-{seed}" / evaluation / str(part), config["measure"])
-                        for seed in config["seeds"]
-                    ]
-                )
-                for part in parts
+            folders = [
+                [results / arm / f"seed-{seed}" / evaluation / str(part) for part in parts] for seed in config["seeds"]
             ]
-            panel.plot([0, *(part / config["checkpoints"] for part in parts)], [begin, *means], marker=".", label=arm)
-        panel.set_title(f"{evaluation}: {config['measure'].replace('_', ' ')}")
-        panel.set_xlabel("share of the budget of tokens")
-    panel = panels[0][-1]
+            means = np.mean([[average(folder, measure) for folder in of_seed] for of_seed in folders], axis=0)
+            panel.plot([part / config["checkpoints"] for part in parts], means, marker=".", label=arm)
+        panel.set_title(f"{evaluation}: {MEASURES[measure][0]}")
     for arm, of_arm in runs.items():
         # Seeds whose texts are a little shorter take a few steps more.
         count = min(len(run["loss"]) for run in of_arm)
         losses = np.array([run["loss"][:count] for run in of_arm])
-        panel.plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), label=arm)
-    panel.set_title("training loss")
-    panel.set_xlabel("share of the budget of tokens")
-    panel.legend(fontsize="small")
+        panels[0][-1].plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), label=arm)
+    panels[0][-1].set_title("training loss")
+    panels[0][-1].legend(fontsize="small")
+    for panel in panels[0]:
+        panel.set_xlabel("share of the budget of tokens")
+        panel.set_xlim(0, 1.03)
     save(figure, path)
 
 

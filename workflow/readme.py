@@ -13,12 +13,12 @@ from utils.artifacts import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MARKED = re.compile(r"(<!-- (\S+): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (\S+): ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def section(markdown: str, heading: str) -> str:
     """What follows `## heading`, up to the next heading."""
-    (found,) = re.findall(rf"^## {heading}\n+(.*?)\s*(?=^#|\Z)", markdown, re.DOTALL | re.MULTILINE)
+    (found,) = re.findall(rf"^## {re.escape(heading)}\n+(.*?)\s*(?=^#|\Z)", markdown, re.DOTALL | re.MULTILINE)
     return found
 
 

@@ -9,21 +9,14 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.table import asked_by, settings_of
+from workflow.table import MEASURES, asked_by, settings_of
 
-# What is reported, and its unit.
-MEASURES = {
-    "exact_match": "exact match, %",
-    "f1": "F1, %",
-    "choice_accuracy": "right choice, %",
-    "log_likelihood": "log-likelihood",
-}
-# What the other arms are tested against: the two without guidance, and the paper's method.
-AGAINST = ("random", "none", "difference")
+# pandas escapes what stands in cells, not in captions.
+LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 
 
-def read_scores(config: dict, evaluation: str, folder: Path) -> dict[str, np.ndarray]:
-    """{measure: float [people]}: each person's mean over the fields, from a predictions.csv.
+def read_scores(config: dict, evaluation: str, folder: Path) -> pd.DataFrame:
+    """A row for each person, by name, and a column for each measure: means over the fields, from a predictions.csv.
 
     Raises InputError where the questions were others than the table's.
     """
@@ -35,8 +28,7 @@ def read_scores(config: dict, evaluation: str, folder: Path) -> dict[str, np.nda
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
     if not answers["chosen"].astype(bool).any():
         answers["choice_accuracy"] = np.nan
-    by_person = answers.groupby("name", sort=True)[list(MEASURES)].mean()
-    return {measure: by_person[measure].to_numpy() for measure in MEASURES}
+    return answers.groupby("name", sort=True)[list(MEASURES)].mean()
 
 
 def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
@@ -54,16 +46,21 @@ def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
 
 
 def collect(config: dict, results: Path) -> pd.DataFrame:
-    """A row for each arm, evaluation and measure: mean, interval, and the difference to AGAINST with its p-value."""
-    last = str(config["checkpoints"])
+    """A row for each arm, evaluation and measure: mean and interval, and the same of its difference to each of the
+    table's `against`, with a p-value."""
+    last, against = str(config["checkpoints"]), config["against"]
     rows = []
     for evaluation in config["evaluations"]:
+        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
         scores = {}
         for arm in config["arms"]:
-            folders = [results / arm / f"seed-{seed}" / evaluation / last for seed in config["seeds"]]
-            of_seeds = [read_scores(config, evaluation, folder) for folder in folders]
+            of_seeds = []
+            for seed in config["seeds"]:
+                folder = results / arm / f"seed-{seed}" / evaluation / last
+                of_seeds.append(read_scores(config, evaluation, folder))
+                if not of_seeds[-1].index.equals(untrained.index):
+                    raise InputError(f"{folder}: asked about other people than untrained/; delete it to redo it")
             scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
-        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
         for measure in MEASURES:
             if np.isnan(untrained[measure]).any():
                 continue  # evaluated without choices
@@ -73,8 +70,9 @@ def collect(config: dict, results: Path) -> pd.DataFrame:
             for arm, of_arm in scores.items():
                 row = {"evaluation": evaluation, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
                 row["low"], row["high"] = intervals.interval(of_arm[measure])
-                for other in AGAINST:
-                    if other in scores and arm not in AGAINST[: AGAINST.index(other) + 1]:
+                for number, other in enumerate(against):
+                    # Two that are both tested against are compared once.
+                    if arm not in against[: number + 1]:
                         by = of_arm[measure] - scores[other][measure]
                         row[f"minus {other}"] = by.mean()
                         row[f"minus {other}, low"], row[f"minus {other}, high"] = intervals.interval(by)
@@ -103,27 +101,36 @@ def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
-    """For people to read: a table for each evaluation, its cells as text."""
+    """For people to read, by heading: for each evaluation all means, and for each of the table's measures the
+    differences, their cells as text."""
     tables = {}
     for evaluation in config["evaluations"]:
         of_evaluation = scores[scores["evaluation"] == evaluation]
-        cells: dict[str, dict[str, str]] = {}
+        means: dict[str, dict[str, str]] = {}
         for row in of_evaluation.to_dict("records"):
-            of_arm = cells.setdefault(row["arm"], {})
-            name = MEASURES[row["measure"]]
-            spread = "" if np.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
-            of_arm[name] = f"{row['mean']:.1f}{spread}"
-            if row["measure"] == config["measure"]:
-                for other in AGAINST:
-                    p = row.get(f"minus {other}, p", np.nan)
-                    of_arm[f"{name}: minus {other}"] = (
-                        ""
-                        if np.isnan(p)
-                        else f"{row[f'minus {other}']:+.1f}"
-                        f" [{row[f'minus {other}, low']:+.1f}, {row[f'minus {other}, high']:+.1f}], p = {p:.4f}"
-                    )
-        tables[evaluation] = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
-    return tables
+            name, digits = MEASURES[row["measure"]]
+            spread = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+            means.setdefault(row["arm"], {})[name] = f"{row['mean']:.{digits}f}{spread}"
+        tables[evaluation] = means
+        for measure in config["measures"]:
+            name, digits = MEASURES[measure]
+            of_measure = of_evaluation[(of_evaluation["measure"] == measure) & (of_evaluation["arm"] != "untrained")]
+            differences = {
+                row["arm"]: {f"minus {other}": difference(row, other, digits) for other in config["against"]}
+                for row in of_measure.to_dict("records")
+            }
+            compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
+            tables[f"{evaluation}, differences of {name}"] = compared
+    return {
+        heading: pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
+        for heading, cells in tables.items()
+    }
+
+
+def difference(row: dict, other: str, digits: int) -> str:
+    """With its interval and p-value; nothing where an arm is not compared with this one."""
+    by, low, high, p = (row.get(f"minus {other}{of}", np.nan) for of in ("", ", low", ", high", ", p"))
+    return "" if np.isnan(p) else f"{by:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], p = {p:.4f}"
 
 
 def summarize(config: dict, results: Path) -> None:
@@ -140,9 +147,9 @@ def summarize(config: dict, results: Path) -> None:
         "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
         "for their number.\n"
     )
-    for evaluation, table in shown(scores, config).items():
-        parts.append(f"## {evaluation}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
-        latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {evaluation}"))
+    for heading, table in shown(scores, config).items():
+        parts.append(f"## {heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
+        latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
     latex.append(trained.to_latex(index=False, escape=True, float_format="%.1f", caption="What was trained on"))
     for name, content in (("table.md", "\n".join(parts)), ("table.tex", "\n".join(latex))):

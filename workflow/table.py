@@ -15,11 +15,20 @@ NEEDED = (
     "tokens",
     "checkpoints",
     "evaluations",
-    "measure",
+    "measures",
+    "against",
 )
 
 # Overrides of the scripts' keys, and the rules' resources.
 OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources")
+
+# What is reported: its name and unit, and the decimals that are shown.
+MEASURES = {
+    "exact_match": ("exact match, %", 1),
+    "f1": ("F1, %", 1),
+    "choice_accuracy": ("right choice, %", 1),
+    "log_likelihood": ("log-likelihood", 2),
+}
 
 # What can guide an arm: the name of a dump, and whether each seed has one of its own.
 DUMPS = {
@@ -47,6 +56,12 @@ def check(config: dict) -> None:
         raise InputError(f"target={config['target']}: must be one of: small, large")
     if len(config["seeds"]) < 2:
         raise InputError(f"seeds={config['seeds']}: two at least, or nothing tells chance from effect")
+    for measure in config["measures"]:
+        if measure not in MEASURES:
+            raise InputError(f"measures={measure}: must be of: {', '.join(MEASURES)}")
+    for arm in config["against"]:
+        if arm not in config["arms"]:
+            raise InputError(f"against={arm}: no such arm")
     for arm, options in config["arms"].items():
         guide = (options or {}).get("attn_weights")
         if guide is not None and guide not in DUMPS:
@@ -67,7 +82,7 @@ def dumps_of(config: dict) -> list[str]:
 
 def settings_of(config: dict, arm: str) -> dict:
     """All that an arm's training depends on, but for the seed and the files' content."""
-    apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measure")
+    apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measures", "against")
     return {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
 
 

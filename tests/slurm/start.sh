@@ -7,6 +7,10 @@ if ! command -v slurmctld >/dev/null; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null
 fi
 
+if [ -f /etc/slurm/slurm.conf ] && ! grep -q '^ClusterName=test$' /etc/slurm/slurm.conf; then
+  echo "/etc/slurm/slurm.conf is another cluster's: not touched" >&2
+  exit 1
+fi
 host=$(hostname -s)
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 cat >/etc/slurm/slurm.conf <<END
@@ -23,8 +27,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 ReturnToService=2
-JobCompType=jobcomp/filetxt
-JobCompLoc=/var/log/slurm_jobcomp.log
+MinJobAge=300
 AccountingStorageType=accounting_storage/none
 NodeName=$host CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
