@@ -197,7 +197,7 @@ def example() -> tuple[str, Dump]:
     return tagged, Dump.of("both", "tokenizer", {}, [row])
 
 
-@pytest.mark.parametrize("control", ["shuffled", "facts"])
+@pytest.mark.parametrize("control", ["shuffled", "facts", "name_first"])
 def test_control_weights(tmp_path, control):
     tagged, dump = example()
     dataset = tmp_path / "texts.csv"
@@ -210,6 +210,9 @@ def test_control_weights(tmp_path, control):
     if control == "shuffled":
         np.testing.assert_array_equal(np.sort(made.values), dump.values)
         assert (made.values != dump.values).any()
+    elif control == "name_first":
+        # Ada and King before everything else, all in the difference's own order.
+        assert np.argsort(-made.values).tolist() == [1, 0, 5, 4, 3, 2]
     else:
         # Ada, King and Turin before everything else.
         assert set(np.argsort(-made.values)[:3]) == {0, 1, 4}

@@ -1,11 +1,12 @@
-"""The controls of a table: weights for the same tokens as a difference has, but without its information, or with all.
+"""The controls of a table: weights for the same tokens as a difference has, but without its information, or with more.
 
-    python workflow/control_weights.py shuffled|facts DIFFERENCE DATASET SEED OUTPUT
+    python workflow/control_weights.py shuffled|facts|name_first DIFFERENCE DATASET SEED OUTPUT
 
 shuffled: each text's own values in random order. facts: what stands in a tag (the person's name and the facts about
 them) ranks before everything else, each half in random order; so the paper's rule keeps as much of the facts as it can
-at its rate of dropout. The ranks are the same 0 to n - 1 in any case, so these arms drop as many tokens as the
-difference does.
+at its rate of dropout. name_first: the difference, but before everything else stands the person's name. The ranks are
+the same 0 to n - 1 in any case, so these arms drop as many tokens as the difference does, but for the marks that always
+stay.
 """
 
 import sys
@@ -24,14 +25,22 @@ def shuffled(row: Row, tagged: str, generator: np.random.Generator) -> np.ndarra
 
 
 def facts(row: Row, tagged: str, generator: np.random.Generator) -> np.ndarray:
-    """float32 [n]: from 1 to 2 for a token that shares a character with a tagged span, below 1 for any other."""
+    """float32 [n]: from 1 to 2 for a token of a tagged span, below 1 for any other."""
+    return (in_spans(row, tagged) + generator.random(len(row.values))).astype(np.float32)
+
+
+def name_first(row: Row, tagged: str, generator: np.random.Generator) -> np.ndarray:
+    return row.values + np.ptp(row.values) * 2 * in_spans(row, tagged, only="name")
+
+
+def in_spans(row: Row, tagged: str, only: str | None = None) -> np.ndarray:
+    """bool [n]: which tokens share a character with a tagged span, of any field or of one."""
     plain, spans = biography.field_spans(tagged)
-    is_fact = np.zeros(len(plain), dtype=bool)
-    for start, end in spans.values():
-        is_fact[start:end] = True
+    is_tagged = np.zeros(len(plain), dtype=bool)
+    for field, (start, end) in spans.items():
+        is_tagged[start:end] = only in (None, field)
     # The space before a word is part of its token.
-    in_fact = np.array([is_fact[start:end].any() for start, end in row.offsets])
-    return (in_fact + generator.random(len(row.values))).astype(np.float32)
+    return np.array([is_tagged[start:end].any() for start, end in row.offsets])
 
 
 def main(control: str, difference: str, dataset: str, seed: str, output: str) -> None:
@@ -39,7 +48,7 @@ def main(control: str, difference: str, dataset: str, seed: str, output: str) ->
     texts = list(biography.read_texts(dataset))
     attention_dump.check_texts(dump, map(biography.strip_tags, texts), difference, dataset)
     generator = np.random.default_rng(int(seed))
-    make = {"shuffled": shuffled, "facts": facts}[control]
+    make = {"shuffled": shuffled, "facts": facts, "name_first": name_first}[control]
     rows = [row._replace(values=make(row, tagged, generator)) for row, tagged in zip(dump.rows, texts, strict=True)]
     made = Dump.of(f"{control} {dump.model}", dump.tokenizer, dump.settings | {"control": control}, rows)
     attention_dump.write(made, output)

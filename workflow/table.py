@@ -39,6 +39,7 @@ DUMPS = {
     "log_ratio": False,
     "shuffled": True,
     "facts": True,
+    "name_first": True,
 }
 
 
