@@ -10,7 +10,7 @@ demo: models
 models: .venv/installed
 	.venv/bin/python demo/fetch_models.py
 
-# A table of conf/tables/ on this machine: hours without its results, under a minute with them.
+# A table of conf/tables/ on this machine: 2 hours without its results, half a minute with them.
 TABLE ?= biographies_scratch
 tables: .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
