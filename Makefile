@@ -21,8 +21,9 @@ smoke: .venv/installed
 	.venv/bin/python -m tests.tiny
 	.venv/bin/snakemake --configfile conf/tables/smoke.yaml --cores $(shell nproc)
 
+# A file's tests go to one process, which makes what they share once.
 test: .venv/installed lint
-	.venv/bin/python -m pytest --numprocesses 2 --durations 10
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
 # The real models: minutes, and 330 MB to download.
 test-slow: models

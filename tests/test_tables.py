@@ -142,7 +142,10 @@ def test_every_table_can_be_planned(clone, snakemake, path):
         ({"tokens": None}, "smoke: still needed: tokens"),
         ({"tokns": 1}, "unknown key tokns: did you mean tokens"),
         ({"seeds": [1]}, "two at least"),
-        ({"arms": {"odd": {"attn_weights": "odd"}}}, "arms.odd.attn_weights=odd: must be one of: attention_large"),
+        (
+            {"against": [], "arms": {"odd": {"attn_weights": "odd"}}},
+            "arms.odd.attn_weights=odd: must be one of: attention_large",
+        ),
         ({"measures": ["loss"]}, "measures=loss: must be of: exact_match"),
         ({"against": ["nobody"]}, "against=nobody: no such arm"),
         ({"target": "medium"}, "target=medium: must be one of"),
