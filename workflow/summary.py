@@ -114,7 +114,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
         tables[evaluation] = means
         for measure in config["measures"]:
             name, digits = MEASURES[measure]
-            of_measure = of_evaluation[(of_evaluation["measure"] == measure) & (of_evaluation["arm"] != "untrained")]
+            of_measure = of_evaluation[of_evaluation["measure"] == measure]
             differences = {
                 row["arm"]: {f"minus {other}": difference(row, other, digits) for other in config["against"]}
                 for row in of_measure.to_dict("records")
