@@ -1,6 +1,7 @@
 """Each YAML and its rules; a user's mistakes: one clear line, exit code 2, at once, and nothing written."""
 
 import importlib
+import os
 import pickle
 import re
 
@@ -191,3 +192,12 @@ def test_rules(rule, good, bad):
 def test_a_missing_interpolation_is_an_input_error():
     with pytest.raises(InputError, match="x"):
         config.check(OmegaConf.create({"x": "${nowhere}"}), {"x": config.text()})
+
+
+def test_large_tensors_get_huge_pages_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    config.use_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    config.use_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"

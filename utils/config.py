@@ -169,6 +169,7 @@ def script(name: str, rules: dict[str, Rule]):
         def command_line() -> None:
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            use_huge_pages()
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
                 decorated(checked)()
@@ -185,6 +186,15 @@ def script(name: str, rules: dict[str, Rule]):
         return command_line
 
     return decorate
+
+
+def use_huge_pages() -> None:
+    """Let torch ask Linux for pages of 2 MB for large tensors, unless the user has set its variable.
+
+    torch looks when it first makes a large tensor. The pages of a fresh tensor are cleared as they are touched, one by
+    one: of 4 KB each, that took longer than the softmax over the vocabulary (benchmarks/README.md).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def stop(name: str, message: str) -> None:
