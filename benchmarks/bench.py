@@ -173,8 +173,8 @@ def memory_in_kilobytes(what: str) -> int:
 
 
 def environment(way: str) -> dict[str, str]:
-    """For a process of one way: huge pages are not the plain one's."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "THP_MEM_ALLOC_ENABLE": "0" if way == "plain" else "1"}
+    """For a process of one way: huge pages (`use_huge_pages`) are not the plain one's."""
+    return os.environ | ({"THP_MEM_ALLOC_ENABLE": "0"} if way == "plain" else {})
 
 
 def measured(folder: str, length: int, way: str) -> tuple[float, float]:
@@ -329,8 +329,8 @@ def training(models: dict[str, str], quick: bool) -> None:
     for seed in range(1, seeds + 1):
         module = [sys.executable, "-m", "benchmarks.plain.training"]
         command = [*module, models["small"], dataset, "plain", str(seed), str(batch_size), fastest_dtype()]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment("plain"))
-        plain = done.stdout
+        path = environment("plain") | {"PYTHONPATH": str(ROOT)}
+        plain = subprocess.run(command, check=True, capture_output=True, text=True, env=path).stdout
         ours = script(
             "train",
             f"model={models['small']}",
@@ -468,13 +468,13 @@ def main() -> None:
     parser.add_argument("--large", default=str(ROOT / "models/gemma3-270m"), help="another's, with another tokenizer")
     parser.add_argument("--long-text", nargs=4, metavar=("MODEL", "TOKENS", "WAY", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    # As in the scripts; where both ways run in this process, the plain one has them as well.
+    use_huge_pages()
     if arguments.long_text:
         folder, length, way, dtype = arguments.long_text
         long_text(folder, int(length), way, dtype)
         return
     models = {"small": arguments.small, "large": arguments.large}
-    # As in the scripts; where both ways run in this process, the plain one has them as well.
-    use_huge_pages()
     started = time.monotonic()
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     rates = ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in product_rates().items())
