@@ -61,6 +61,7 @@ def test_blocks_of_queries_change_nothing(architecture, is_softmax, mask_element
     texts = random_texts([50, 21])
     expected = [slow(model, ids, include_self=False) for ids in texts]
     monkeypatch.setitem(received_attention.BLOCK_ELEMENTS, "cpu", 700)
+    monkeypatch.setattr(received_attention, "BLOCK_KEYS", 16)
     monkeypatch.setattr(received_attention, "MASK_ELEMENTS", mask_elements)
     if not is_softmax:
         monkeypatch.setattr(received_attention, "UNUSUAL", ("scaling",))
@@ -114,20 +115,22 @@ def test_what_is_not_a_plain_softmax_stays_the_models_own(config, monkeypatch):
 
 
 def test_a_block_never_holds_more_than_its_share(monkeypatch):
-    """The largest map is bounded, however long the text."""
-    largest = 0
+    """The largest map is bounded, however long the text, and the maps have few shapes."""
+    maps = []
     attention = received_attention.softmax_attention
 
     def watched(*arguments):
-        nonlocal largest
         output, weights = attention(*arguments)
-        largest = max(largest, weights.numel())
+        maps.append(weights.shape)
         return output, weights
 
     monkeypatch.setattr(received_attention, "softmax_attention", watched)
     monkeypatch.setitem(received_attention.BLOCK_ELEMENTS, "cpu", 10_000)
+    monkeypatch.setattr(received_attention, "BLOCK_KEYS", 100)
     ReceivedAttention(tiny.model("llama")).texts(random_texts([400]))
-    assert 5_000 < largest <= 10_000
+    assert 5_000 < max(shape.numel() for shape in maps) <= 10_000
+    # For each hundred keys, and for the check of the first positions: the whole blocks and the rest.
+    assert len(set(maps)) <= 2 * 4 + 1 < len(maps) / 4
 
 
 def test_hand_made_attention_gives_the_hand_computed_values():

@@ -9,7 +9,6 @@ the model's own eager attention, where both give the same on a layer's first pos
 and the like) from the model's own, so that they are what the model does, not what we think it does.
 """
 
-import math
 import sys
 from functools import partial
 
@@ -25,6 +24,10 @@ NAME = "received_attention"
 
 BLOCK_ELEMENTS = {"cpu": 3 * 2**19, "cuda": 2**24}
 """Attention weights held at once: batch * heads * queries of the block * keys. On a CPU they stay in its cache."""
+
+BLOCK_KEYS = 256
+"""A block's last key is at a multiple of this: the libraries keep code and memory for each shape that they meet, and
+with as many shapes as blocks, memory grew faster than a text's length."""
 
 MASK_ELEMENTS = 2**25
 """What a pass keeps of its blocks' masks from one layer to the next (64 MiB in bfloat16)."""
@@ -63,9 +66,11 @@ class BlockMask:
         self.kept: dict[tuple, tuple[torch.Tensor, int]] = {}
         self.room = MASK_ELEMENTS
 
-    def __call__(self, first_key: int, start: int, end: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """For the queries from `start` and the keys from `first_key`, both up to `end`."""
-        sizes = {"q_length": end - start, "q_offset": start, "kv_length": end - first_key, "kv_offset": first_key}
+    def __call__(
+        self, first_key: int, last_key: int, start: int, end: int, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """For the queries from `start` up to `end` and the keys from `first_key` up to `last_key`."""
+        sizes = {"q_length": end - start, "q_offset": start, "kv_length": last_key - first_key, "kv_offset": first_key}
         # Made on the first layer's device; a sharded model's other layers lie elsewhere.
         return self.make(**sizes, dtype=dtype).to(device)
 
@@ -187,25 +192,23 @@ class ReceivedAttention:
         is_softmax = self._is_softmax(module, query, key, value, attention_mask, kwargs)
         outputs, start = [], 0
         while start < length:
-            # A query looks at no later key and at none before its window, so a block has before + rows keys: the
-            # most rows for which rows * (before + rows) weights a head fit.
+            # A query looks at no later key, nor at one before its window.
             first_key = max(0, start - window + 1)
-            before = start - first_key
-            rows = (math.isqrt(before**2 + 4 * elements) - before) // 2
-            end = min(length, start + max(1, rows))
-            block = query[:, :, start:end], key[:, :, first_key:end], value[:, :, first_key:end]
-            place = (first_key, start, end, query.dtype, query.device)
+            last_key = min(length, (start // BLOCK_KEYS + 1) * BLOCK_KEYS)
+            end = min(last_key, start + max(1, elements // (last_key - first_key)))
+            block = query[:, :, start:end], key[:, :, first_key:last_key], value[:, :, first_key:last_key]
+            place = (first_key, last_key, start, end, query.dtype, query.device)
             if is_softmax:
                 output, weights = softmax_attention(*block, *attention_mask.masked_part(*place), kwargs["scaling"])
             else:
                 output, weights = own_attention(module, *block, attention_mask(*place), kwargs)
             outputs.append(output)
             if not self.include_self:
-                torch.diagonal(weights[..., before:], dim1=2, dim2=3).zero_()
+                torch.diagonal(weights[..., start - first_key :], dim1=2, dim2=3).zero_()
             if real is not None:
                 # Queries of padding attend to something as well; they are nobody's followers.
                 weights.masked_fill_(~real[:, None, start:end, None], 0.0)
-            received[:, first_key:end] += weights.sum(dim=(1, 2), dtype=torch.float32)
+            received[:, first_key:last_key] += weights.sum(dim=(1, 2), dtype=torch.float32)
             start = end
         self.total += received.to(self.total.device)
         self.maps += heads
@@ -219,7 +222,7 @@ class ReceivedAttention:
         if module not in self.is_softmax:
             usual = kwargs.get("scaling") is not None and not any(kwargs.get(name) is not None for name in UNUSUAL)
             first = [states[:, :, :CHECKED_POSITIONS] for states in (query, key, value)]
-            place = (0, 0, first[0].shape[2], query.dtype, query.device)
+            place = (0, first[0].shape[2], 0, first[0].shape[2], query.dtype, query.device)
             self.is_softmax[module] = usual and all(
                 torch.allclose(ours.float(), theirs.float(), rtol=0, atol=8 * torch.finfo(query.dtype).eps)
                 for ours, theirs in zip(
