@@ -1,5 +1,7 @@
 """Each YAML and its rules; a user's mistakes: one clear line, exit code 2, at once, and nothing written."""
 
+import atexit
+import gc
 import importlib
 import os
 import pickle
@@ -201,3 +203,14 @@ def test_large_tensors_get_huge_pages_unless_the_user_says_otherwise(monkeypatch
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     config.use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+def test_garbage_is_collected_rarely_but_still_collected():
+    before = gc.get_threshold()
+    try:
+        config.collect_garbage_rarely()
+        assert gc.isenabled()
+        assert gc.get_threshold()[0] >= 10 * 700
+    finally:
+        gc.set_threshold(*before)
+        atexit.unregister(gc.freeze)
