@@ -9,6 +9,7 @@ the model's own eager attention, where both give the same on a layer's first pos
 and the like) from the model's own, so that they are what the model does, not what we think it does.
 """
 
+import math
 import sys
 from functools import partial
 
@@ -195,7 +196,9 @@ class ReceivedAttention:
             # A query looks at no later key, nor at one before its window.
             first_key = max(0, start - window + 1)
             last_key = min(length, (start // BLOCK_KEYS + 1) * BLOCK_KEYS)
-            end = min(last_key, start + max(1, elements // (last_key - first_key)))
+            # As few blocks up to there as hold no more than their share, of like size.
+            parts = math.ceil((last_key - start) / max(1, elements // (last_key - first_key)))
+            end = start + math.ceil((last_key - start) / parts)
             block = query[:, :, start:end], key[:, :, first_key:last_key], value[:, :, first_key:last_key]
             place = (first_key, last_key, start, end, query.dtype, query.device)
             if is_softmax:
