@@ -12,7 +12,7 @@ models: .venv/installed
 
 # A table of conf/tables/ on this machine: 2 hours without its results, half a minute with them.
 TABLE ?= biographies_scratch
-tables: .venv/installed
+tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
 	.venv/bin/python workflow/readme.py
 

@@ -116,15 +116,14 @@ def test_finished_runs_are_not_made_again(clone, snakemake, results):
     assert (results / "table.csv").read_bytes() == before
 
 
-def test_results_of_other_settings_are_refused(clone, results):
+def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, results):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    summary.collect(config, results)
-    config["tokens"] = 5000
-    with pytest.raises(InputError, match="made with another tokens than the table's; delete .*none/seed-1"):
-        summary.read_run(config, results, "none", 1)
-    config["evaluate"]["people"] = 4
-    with pytest.raises(InputError, match="another people than the table's"):
-        summary.collect(config, results)
+    table.check_results(config, results)
+    with pytest.raises(InputError, match=r"with another tokens than the table's.* none/seed-1 none/seed-2 random"):
+        table.check_results(config | {"tokens": 5000}, results)
+    with pytest.raises(InputError, match=r"with another people than the table's.*untrained/paper none/seed-1"):
+        table.check_results(config | {"evaluate": config["evaluate"] | {"people": 4}}, results)
+    assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -149,6 +148,14 @@ def test_every_table_can_be_planned(clone, snakemake, path):
         ({"measures": ["loss"]}, "measures=loss: must be of: exact_match"),
         ({"against": ["nobody"]}, "against=nobody: no such arm"),
         ({"target": "medium"}, "target=medium: must be one of"),
+        ({"against": [], "arms": {"odd": {"alfa": 0.5}}}, "arms.odd: unknown key alfa: did you mean alpha"),
+        ({"against": [], "arms": {"odd": {"alpha": 5.5}}}, "arms.odd.alpha=5.5: must be a number from 0 to 1"),
+        ({"data_augmentation": {"multply": 2}}, "data_augmentation: unknown key multply: did you mean multiply"),
+        ({"train": {"lerning_rate": 1}}, "train: unknown key lerning_rate"),
+        ({"train": {"trainer.loging_steps": 1}}, "trainer: unknown key loging_steps: did you mean logging_steps"),
+        ({"evaluate": {"people": -3}}, "evaluate.people=-3: must be"),
+        ({"evaluations": {"paper": {"shotz": 2}}}, "evaluations.paper: unknown key shotz: did you mean shots"),
+        ({"resources": {"train": {"thread": 1}}}, "resources.train: unknown key thread: did you mean threads"),
     ],
 )
 def test_a_table_is_checked(changed, message):
@@ -167,7 +174,7 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    runs = {arm: [summary.read_run(config, results, arm, seed) for seed in config["seeds"]] for arm in ARMS}
+    runs = summary.read_runs(config, results)
     runs["random"][1]["loss"].append([100, 1.0])
     pictures.curves(config, results, runs, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()

@@ -32,7 +32,9 @@ def read_texts(path: str | Path) -> Iterator[str]:
             row = 0
             for row, cells in enumerate(reader, start=1):
                 if None in cells or None in cells.values():
-                    raise InputError(f"{path}: row {row} has not as many fields as the header")
+                    raise InputError(
+                        f"{path}: row {row} has more or fewer fields than the header; quote texts with commas"
+                    )
                 plain = strip_tags(cells["text"])
                 # A variant of which every token was dropped is blank, but not empty.
                 if not plain:

@@ -9,21 +9,14 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.table import MEASURES, asked_by, settings_of
+from workflow.table import MEASURES
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 
 
-def read_scores(config: dict, evaluation: str, folder: Path) -> pd.DataFrame:
-    """A row for each person, by name, and a column for each measure: means over the fields, from a predictions.csv.
-
-    Raises InputError where the questions were others than the table's.
-    """
-    asked = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["config"]
-    other = [key for key, value in asked_by(config, evaluation).items() if asked[key] != value]
-    if other:
-        raise InputError(f"{folder}: made with another {', '.join(other)} than the table's; delete it to redo it")
+def read_scores(folder: Path) -> pd.DataFrame:
+    """A row for each person, by name, and a column for each measure: means over the fields, from a predictions.csv."""
     answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
     if not answers["chosen"].astype(bool).any():
@@ -31,18 +24,12 @@ def read_scores(config: dict, evaluation: str, folder: Path) -> pd.DataFrame:
     return answers.groupby("name", sort=True)[list(MEASURES)].mean()
 
 
-def read_run(config: dict, results: Path, arm: str, seed: int) -> dict:
-    """run.json; InputError where it was made by other settings than the table's."""
-    path = results / arm / f"seed-{seed}" / "run.json"
-    run = json.loads(path.read_text(encoding="utf-8"))
-    settings = json.loads(json.dumps(settings_of(config, arm)))
-    if run["settings"] != settings:
-        keys = settings.keys() | run["settings"].keys()
-        other = sorted(key for key in keys if run["settings"].get(key) != settings.get(key))
-        raise InputError(
-            f"{path}: made with another {', '.join(other)} than the table's; delete {path.parent} to redo it"
-        )
-    return run
+def read_runs(config: dict, results: Path) -> dict[str, list[dict]]:
+    """Each arm's run.json, seed by seed."""
+    return {
+        arm: [json.loads((results / arm / f"seed-{seed}" / "run.json").read_text()) for seed in config["seeds"]]
+        for arm in config["arms"]
+    }
 
 
 def collect(config: dict, results: Path) -> pd.DataFrame:
@@ -51,13 +38,13 @@ def collect(config: dict, results: Path) -> pd.DataFrame:
     last, against = str(config["checkpoints"]), config["against"]
     rows = []
     for evaluation in config["evaluations"]:
-        untrained = read_scores(config, evaluation, results / "untrained" / evaluation)
+        untrained = read_scores(results / "untrained" / evaluation)
         scores = {}
         for arm in config["arms"]:
             of_seeds = []
             for seed in config["seeds"]:
                 folder = results / arm / f"seed-{seed}" / evaluation / last
-                of_seeds.append(read_scores(config, evaluation, folder))
+                of_seeds.append(read_scores(folder))
                 if not of_seeds[-1].index.equals(untrained.index):
                     raise InputError(f"{folder}: asked about other people than untrained/; delete it to redo it")
             scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
@@ -134,8 +121,8 @@ def difference(row: dict, other: str, digits: int) -> str:
 
 
 def summarize(config: dict, results: Path) -> None:
-    """Write everything; a result made with other settings than the table's is an InputError."""
-    runs = {arm: [read_run(config, results, arm, seed) for seed in config["seeds"]] for arm in config["arms"]}
+    """Write everything."""
+    runs = read_runs(config, results)
     scores = collect(config, results)
     trained = of_runs(config, runs)
     answers = pd.read_csv(results / "untrained" / next(iter(config["evaluations"])) / "predictions.csv")

@@ -1,6 +1,13 @@
 """A table's YAML (conf/tables/): checked, and what follows from it."""
 
-from utils.config import unknown_key
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from utils.config import CONFIG_FOLDER, unknown_key
 from utils.errors import InputError
 
 NEEDED = (
@@ -21,6 +28,16 @@ NEEDED = (
 
 # Overrides of the scripts' keys, and the rules' resources.
 OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources")
+
+# What a rule may use, where the table's `resources` say nothing: megabytes, minutes, GPUs, threads, and processes that
+# share its work by torchrun.
+RESOURCES = {"mem_mb": 4000, "runtime": 60, "gpu": 0, "threads": 2, "processes": 1}
+
+# Where the arguments are known that a section of train.yaml hands on to a library.
+ARGUMENTS = {
+    "trainer": ("transformers", "TrainingArguments"),
+    "lora": ("peft", "LoraConfig"),
+}
 
 # What is reported: its name and unit, and the decimals that are shown.
 MEASURES = {
@@ -67,6 +84,59 @@ def check(config: dict) -> None:
         guide = (options or {}).get("attn_weights")
         if guide is not None and guide not in DUMPS:
             raise InputError(f"arms.{arm}.attn_weights={guide}: must be one of: {', '.join(DUMPS)}")
+        check_keys(f"arms.{arm}", "data_augmentation", options or {})
+    for rule, needed in (config.get("resources") or {}).items():
+        for key in needed:
+            if key not in RESOURCES:
+                raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
+    for script in ("save_attention", "data_augmentation", "train", "evaluate"):
+        check_keys(script, script, config.get(script) or {})
+    for evaluation, options in config["evaluations"].items():
+        check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
+
+
+def check_keys(section: str, script: str, keys: dict) -> None:
+    """Raise InputError at the first key that the script would refuse, now and not when its turn comes."""
+    rules = importlib.import_module(script).RULES
+    listed = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
+    for key, value in keys.items():
+        name, _, argument = key.partition(".")
+        if name not in rules:
+            raise InputError(f"{section}: {unknown_key(name, rules)}")
+        if not argument:
+            problem = rules[name](OmegaConf.create(value) if isinstance(value, dict) else value)
+            # Dumps are made on the way.
+            if problem and name != "attn_weights":
+                raise InputError(f"{section}.{key}={value}: {problem}")
+        elif argument not in listed[name] and name in ARGUMENTS:
+            # Slow to import, and most tables need nothing that the YAML does not list.
+            module, kind = ARGUMENTS[name]
+            known = [field.name for field in dataclasses.fields(getattr(importlib.import_module(module), kind))]
+            if argument not in known:
+                raise InputError(f"{section}: {name}: {unknown_key(argument, known)}")
+
+
+def check_results(config: dict, results: Path) -> None:
+    """Raise InputError where results are there that other settings than the table's have made."""
+    other: dict[str, set[str]] = {}
+    for path in map(results.joinpath, runs(config)):
+        if not path.is_file() or path.name == "keep_probabilities.json":
+            continue
+        made = json.loads(path.read_text(encoding="utf-8"))
+        parts = path.relative_to(results).parts
+        if path.name == "run.json":
+            found, needed = made["settings"], json.loads(json.dumps(settings_of(config, parts[0])))
+            keys = {key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key)}
+        else:
+            evaluation = parts[1] if parts[0] == "untrained" else parts[2]
+            keys = {key for key, value in asked_by(config, evaluation).items() if made["config"][key] != value}
+        if keys:
+            run = "/".join(parts[:2])
+            other[run] = other.get(run, set()) | keys
+    if other:
+        keys = ", ".join(sorted(set().union(*other.values())))
+        folders = " ".join(other)
+        raise InputError(f"made with another {keys} than the table's; to redo them delete, in {results}: {folders}")
 
 
 def dump_of(config: dict, arm: str, seed: int | str) -> str | None:
