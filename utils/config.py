@@ -141,7 +141,7 @@ def check(config: DictConfig, rules: dict[str, Rule]) -> None:
 
 def unknown_key(key: str, known) -> InputError:
     if key.split(".")[0] in known and "." in key:
-        return InputError(f"unknown key {key}: misspelt, or else not listed in the YAML: then with a plus, +{key}=...")
+        return InputError(f"unknown key {key}: correct it, or add what the YAML does not list with a plus: +{key}=...")
     close = difflib.get_close_matches(key, known, n=1)
     keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
     hint = f"did you mean {close[0]}?" if close else f"the keys are: {keys}"
