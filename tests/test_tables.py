@@ -163,6 +163,13 @@ def test_a_table_is_checked(changed, message):
         table.check(read(ROOT / "conf/tables/smoke.yaml") | changed)
 
 
+def test_keys_that_a_library_knows_are_let_through():
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    config["train"] |= {"trainer.adam_beta2": 0.95, "trainer.fsdp_config.min_num_params": 1, "lora.r": 4}
+    config["save_attention"] = {"quant.load_in_8bit": True}
+    table.check(config)
+
+
 def test_people_are_paired_by_name(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
     shutil.copytree(results, tmp_path / "smoke")

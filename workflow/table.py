@@ -100,7 +100,7 @@ def check_keys(section: str, script: str, keys: dict) -> None:
     rules = importlib.import_module(script).RULES
     listed = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
     for key, value in keys.items():
-        name, _, argument = key.partition(".")
+        name, *argument = key.split(".")
         if name not in rules:
             raise InputError(f"{section}: {unknown_key(name, rules)}")
         if not argument:
@@ -108,12 +108,12 @@ def check_keys(section: str, script: str, keys: dict) -> None:
             # Dumps are made on the way.
             if problem and name != "attn_weights":
                 raise InputError(f"{section}.{key}={value}: {problem}")
-        elif argument not in listed[name] and name in ARGUMENTS:
+        elif name in ARGUMENTS and argument[0] not in listed[name]:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
             known = [field.name for field in dataclasses.fields(getattr(importlib.import_module(module), kind))]
-            if argument not in known:
-                raise InputError(f"{section}: {name}: {unknown_key(argument, known)}")
+            if argument[0] not in known:
+                raise InputError(f"{section}: {name}: {unknown_key(argument[0], known)}")
 
 
 def check_results(config: dict, results: Path) -> None:
