@@ -155,10 +155,20 @@ def main(config):
 
 def build(kind, key: str, values: dict, **fixed):
     """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
+    for name in fixed:
+        if name in values:
+            raise InputError(f"{key}.{name}: not here; the keys seed=... and model_dir=... of their own set it")
+    check_arguments(kind, key, values)
+    try:
+        return kind(**values, **fixed)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+def check_arguments(kind, key: str, values: dict) -> None:
+    """Raise InputError at the first value that the library's dataclass does not know, or that can't be meant."""
     known = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name, value in values.items():
-        if name in fixed:
-            raise InputError(f"{key}.{name}: not here; the keys seed=... and model_dir=... of their own set it")
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
         if type(known[name].default) in (int, float) and value is not None:
@@ -166,10 +176,6 @@ def build(kind, key: str, values: dict, **fixed):
                 raise InputError(f"{key}.{name}={value}: must be a number")
             if name in POSITIVE and value <= 0:
                 raise InputError(f"{key}.{name}={value}: must be above 0")
-    try:
-        return kind(**values, **fixed)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 if __name__ == "__main__":

@@ -65,9 +65,11 @@ def number(low: float, high: float = float("inf")) -> Rule:
 
 def file() -> Rule:
     def rule(value):
-        if isinstance(value, str) and Path(value).is_file():
-            return None
-        return "a folder, not a file" if isinstance(value, str) and value and Path(value).is_dir() else "no such file"
+        if not isinstance(value, str) or not value:
+            return "no such file"
+        if Path(value).is_dir():
+            return "a folder, not a file"
+        return None if Path(value).is_file() else "no such file"
 
     return rule
 

@@ -225,7 +225,8 @@ class ReceivedAttention:
         if module not in self.is_softmax:
             usual = kwargs.get("scaling") is not None and not any(kwargs.get(name) is not None for name in UNUSUAL)
             first = [states[:, :, :CHECKED_POSITIONS] for states in (query, key, value)]
-            place = (0, first[0].shape[2], 0, first[0].shape[2], query.dtype, query.device)
+            positions = first[0].shape[2]
+            place = (0, positions, 0, positions, query.dtype, query.device)
             self.is_softmax[module] = usual and all(
                 torch.allclose(ours.float(), theirs.float(), rtol=0, atol=8 * torch.finfo(query.dtype).eps)
                 for ours, theirs in zip(

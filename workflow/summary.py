@@ -26,10 +26,11 @@ def read_scores(folder: Path) -> pd.DataFrame:
 
 def read_runs(config: dict, results: Path) -> dict[str, list[dict]]:
     """Each arm's run.json, seed by seed."""
-    return {
-        arm: [json.loads((results / arm / f"seed-{seed}" / "run.json").read_text()) for seed in config["seeds"]]
-        for arm in config["arms"]
-    }
+
+    def read(arm: str, seed: int) -> dict:
+        return json.loads((results / arm / f"seed-{seed}" / "run.json").read_text(encoding="utf-8"))
+
+    return {arm: [read(arm, seed) for seed in config["seeds"]] for arm in config["arms"]}
 
 
 def collect(config: dict, results: Path) -> pd.DataFrame:

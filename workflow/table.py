@@ -1,12 +1,12 @@
 """A table's YAML (conf/tables/): checked, and what follows from it."""
 
-import dataclasses
 import importlib
 import json
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from train import check_arguments
 from utils.config import CONFIG_FOLDER, unknown_key
 from utils.errors import InputError
 
@@ -111,9 +111,8 @@ def check_keys(section: str, script: str, keys: dict) -> None:
         elif name in ARGUMENTS and argument[0] not in listed[name]:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
-            known = [field.name for field in dataclasses.fields(getattr(importlib.import_module(module), kind))]
-            if argument[0] not in known:
-                raise InputError(f"{section}: {name}: {unknown_key(argument[0], known)}")
+            kind = getattr(importlib.import_module(module), kind)
+            check_arguments(kind, f"{section}: {name}", {argument[0]: value})
 
 
 def check_results(config: dict, results: Path) -> None:
