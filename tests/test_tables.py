@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -186,6 +187,32 @@ def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
     runs["random"][1]["loss"].append([100, 1.0])
     pictures.curves(config, results, runs, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
+
+
+def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_path):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    config["evaluations"] = config["evaluations"] | {"own_words": {"choice": False}}
+    config["measures"] = ["log_likelihood", "choice_accuracy"]
+    shutil.copytree(results, tmp_path / "smoke")
+    for paper in [*tmp_path.glob("smoke/*/paper"), *tmp_path.glob("smoke/*/*/paper")]:
+        own_words = shutil.copytree(paper, paper.with_name("own_words"))
+        for path in own_words.rglob("predictions.csv"):
+            pd.read_csv(path, keep_default_na=False).assign(chosen="").to_csv(path, index=False)
+        for path in own_words.rglob("metrics.json"):
+            metrics = json.loads(path.read_text())
+            metrics["average"]["choice_accuracy"] = None
+            path.write_text(json.dumps(metrics))
+    summary.summarize(config, tmp_path / "smoke")
+
+    headings = [line for line in (tmp_path / "smoke/table.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## paper",
+        "## paper, differences of log-likelihood",
+        "## paper, differences of right choice, %",
+        "## own_words",
+        "## own_words, differences of log-likelihood",
+        "## What was trained on",
+    ]
 
 
 def test_a_bad_table_is_one_line(snakemake):

@@ -1,6 +1,5 @@
 """A table's pictures: scores by arm, learning curves, one text under each arm's keep-probabilities."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib import pyplot
 
 from utils.artifacts import whole_file
-from workflow.table import MEASURES
+from workflow.table import MEASURES, measured
 
 LETTERS_A_LINE = 110
 
@@ -25,7 +24,7 @@ def save(figure, path: Path) -> None:
 
 def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
     """Each arm's mean with its interval: a panel for each evaluation and each of the table's measures."""
-    pairs = list(itertools.product(config["evaluations"], config["measures"]))
+    pairs = measured(config)
     figure, panels = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 4), squeeze=False, sharey=True)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=True):
         of_panel = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
@@ -40,7 +39,7 @@ def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
 
 def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path) -> None:
     """By share of the budget, means over the seeds: the table's measures, and the training loss."""
-    pairs = list(itertools.product(config["evaluations"], config["measures"]))
+    pairs = measured(config)
     figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):

@@ -9,7 +9,7 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.table import MEASURES
+from workflow.table import MEASURES, measured
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
@@ -100,7 +100,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
             spread = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
             means.setdefault(row["arm"], {})[name] = f"{row['mean']:.{digits}f}{spread}"
         tables[evaluation] = means
-        for measure in config["measures"]:
+        for measure in (measure for asked, measure in measured(config) if asked == evaluation):
             name, digits = MEASURES[measure]
             of_measure = of_evaluation[of_evaluation["measure"] == measure]
             differences = {

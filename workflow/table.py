@@ -1,6 +1,7 @@
 """A table's YAML (conf/tables/): checked, and what follows from it."""
 
 import importlib
+import itertools
 import json
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def settings_of(config: dict, arm: str) -> dict:
 def asked_by(config: dict, evaluation: str) -> dict:
     """The keys of evaluate.py for one of the table's evaluations."""
     return {"dataset": config["dataset"]} | (config.get("evaluate") or {}) | (config["evaluations"][evaluation] or {})
+
+
+def measured(config: dict) -> list[tuple[str, str]]:
+    """Each evaluation with each of the table's measures; an evaluation without choices has no choice_accuracy."""
+
+    def has(evaluation: str, measure: str) -> bool:
+        return measure != "choice_accuracy" or asked_by(config, evaluation).get("choice", True)
+
+    pairs = itertools.product(config["evaluations"], config["measures"])
+    return [(evaluation, measure) for evaluation, measure in pairs if has(evaluation, measure)]
 
 
 def runs(config: dict) -> list[str]:
