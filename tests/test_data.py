@@ -32,6 +32,10 @@ def make_synthetic():
     return module
 
 
+def test_the_short_file_is_the_head_of_the_long_one():
+    assert read_rows("biography_synthetic_40.csv") == read_rows("biography_synthetic.csv")[:40]
+
+
 def test_script_makes_the_committed_file_and_prints_what_it_says(make_synthetic, tmp_path, monkeypatch, capsys):
     output = tmp_path / "biography_synthetic.csv"
     monkeypatch.setattr(sys, "argv", ["make_synthetic.py", "--output", str(output)])

@@ -229,3 +229,15 @@ def test_a_text_beyond_the_context_is_named(run, tmp_path):
 def test_tensorboard_by_a_key(run):
     folder = run("board", **{"trainer.report_to": "tensorboard"})
     assert list(folder.rglob("events.out.tfevents*"))
+
+
+def test_a_processor_without_bfloat16_is_said(tiny_model, monkeypatch, capsys):
+    def printed(dtype, **capabilities):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        load_model(str(tiny_model), dtype)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "dtype=float32 is faster here" in printed("bfloat16", avx2=True)
+    assert printed("float32", avx2=True) == ""
+    assert printed("bfloat16", avx2=True, avx512_bf16=True) == ""

@@ -55,9 +55,18 @@ def load_model(
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
     try:
-        return AutoModelForCausalLM.from_pretrained(**arguments).eval()
+        loaded = AutoModelForCausalLM.from_pretrained(**arguments).eval()
     except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("model", model, error) from error
+    if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
+        print("no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)", flush=True)
+    return loaded
+
+
+def computes_bfloat16() -> bool:
+    """Whether there are instructions for it: a processor without them emulates it, at a tenth of float32's speed."""
+    found = torch.cpu.get_capabilities()
+    return torch.cuda.is_available() or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
