@@ -15,7 +15,7 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     encoded = tokens.encode(tokenizer, [plain], "tokenizer")
     offsets, bounds = tokens.end_to_end(encoded)
     codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
-    marks = dropout.always_stay(codes, offsets)
+    stays = dropout.always_stay(codes, offsets) | encoded[0].special
     arms = {}
     for arm, options in config["arms"].items():
         dump = dump_of(config, arm, config["seeds"][0])
@@ -24,6 +24,6 @@ def keep_probabilities(config: dict, folder: str) -> dict:
             weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
             keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"])
         else:
-            keep = np.full(len(offsets), options["alpha"] if options else 1.0)
-        arms[arm] = np.where(marks, 1.0, keep).round(4).tolist()
+            keep = dropout.keep_all_alike(len(offsets), options["alpha"] if options else 1.0)
+        arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
     return {"tokens": [plain[start:end] for start, end in offsets], "arms": arms}
