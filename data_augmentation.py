@@ -12,7 +12,7 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
@@ -40,14 +40,8 @@ CHUNK_CHARACTERS = 200_000
 
 @script("data_augmentation", RULES)
 def main(config):
+    check_guidance(config)
     guided = config.augment_type == "attention"
-    for key in ("beta", "attn_weights") if guided else ():
-        if config[key] is None:
-            raise InputError(f"augment_type=attention needs {key}=...")
-    for key in ("beta", "attn_weights") if not guided else ():
-        if config[key] is not None:
-            raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
-
     path = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
     if path.resolve() == Path(config.dataset).resolve():
         raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
@@ -103,10 +97,20 @@ def main(config):
                 ]
             writer.writerows([variant] for variant in variants)
             written += len(variants)
-    share = blanked / characters
+    share = blanked / max(1, characters)
     record = artifacts.record(OmegaConf.to_container(config)) | {"characters_blanked": share}
     artifacts.write_json(path.with_suffix(".json"), record)
     print(f"{path}: {written} rows of {count} texts, {share:.1%} of the characters blanked")
+
+
+def check_guidance(config: Mapping) -> None:
+    """Raise InputError where what guides the dropout is missing, or is given and not used."""
+    guided = config["augment_type"] == "attention"
+    for key in ("beta", "attn_weights"):
+        if guided and config.get(key) is None:
+            raise InputError(f"augment_type=attention needs {key}=...")
+        if not guided and config.get(key) is not None:
+            raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
 
 
 def read_plain(dataset: str) -> Iterator[str]:

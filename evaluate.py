@@ -56,8 +56,8 @@ def main(config):
 
     # Prepare model
     checkpoint = config.model_dir or config.model
-    tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code)
     base = config.model if config.model_dir else None
+    tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code, base)
     language_model = load_model(checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base)
 
     # Prepare data
@@ -67,6 +67,7 @@ def main(config):
     if cut:
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
+    answers.check_length(tokenizer, asked, max(limit, *lengths), language_model.config)
 
     # Answer
     answered: dict[int, tuple[str, float]] = {}

@@ -31,6 +31,9 @@ RULES = {
     "trainer": mapping(),
 }
 
+# What a resumed run must have in common with the one that it goes on with.
+KEPT = ("model", "dataset", "seed", "lora", "loss_on_blanks", "packing")
+
 # Of TrainingArguments: what makes no sense at 0 or below, and what the Trainer itself would notice late or never.
 POSITIVE = (
     "num_train_epochs",
@@ -52,17 +55,19 @@ def main(config):
         )
     settings = OmegaConf.to_container(config)
     if config.resume and (model_dir / "run.json").is_file():
-        before = json.loads((model_dir / "run.json").read_text(encoding="utf-8"))["config"]
-        for key in ("model", "dataset", "seed", "lora", "loss_on_blanks", "packing"):
-            if settings[key] != before[key]:
-                raise InputError(f"resume: {key} is {settings[key]} now and was {before[key]} (model_dir/run.json)")
+        try:
+            before = json.loads((model_dir / "run.json").read_text(encoding="utf-8"))["config"]
+            changed = [key for key in KEPT if settings[key] != before[key]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{model_dir}/run.json: damaged; delete it to go on without comparing settings") from error
+        for key in changed:
+            raise InputError(f"resume: {key} is {settings[key]} now and was {before[key]} (model_dir/run.json)")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from utils import tokens
     from utils.models import load_model, merged
@@ -135,7 +140,7 @@ def main(config):
         )
     except (ValueError, RuntimeError) as error:  # such as a report_to that is not installed
         raise InputError(f"trainer: {first_line(error)}") from error
-    checkpoint = get_last_checkpoint(config.model_dir) if config.resume and model_dir.is_dir() else None
+    checkpoint = last_checkpoint(model_dir) if config.resume else None
     if is_main_process():
         count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
         begin = f"from {checkpoint}" if checkpoint else "from the start"
@@ -145,12 +150,22 @@ def main(config):
 
     if not is_main_process():
         return
-    last = get_last_checkpoint(config.model_dir)
+    last = last_checkpoint(model_dir)
     if last is not None and last == checkpoint:
         print(f"Nothing was left to do; the last checkpoint is {last}")
     else:
         saved = f"the last checkpoint is {last}" if last else "no checkpoint was saved"
         print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; {saved}")
+
+
+def last_checkpoint(model_dir: Path) -> str | None:
+    """The last checkpoint that is whole.
+
+    A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last.
+    """
+    found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json")]
+    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdigit()}
+    return str(steps[max(steps)]) if steps else None
 
 
 def build(kind, key: str, values: dict, **fixed):

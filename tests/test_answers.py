@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests import tiny
 from utils import answers, questions, tokens
+from utils.errors import InputError
 
 PROMPTS = [
     "The birth date of Ada is",
@@ -129,3 +131,34 @@ def test_answer_tokens_counts_the_answers_tokens_with_their_space():
     asked = [questions.Question("city", "Ada", "The city is", answer, CHOICES) for answer in CHOICES]
     expected = [len(made(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in CHOICES]
     assert answers.answer_tokens(made, asked) == expected
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_end_of_text_token_that_a_tokenizer_appends_is_not_fed(architecture):
+    plain, appending = tiny.tokenizer(), tiny.tokenizer()
+    first, last = appending.bos_token, appending.eos_token
+    appending.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}",
+        special_tokens=[(first, appending.bos_token_id), (last, appending.eos_token_id)],
+    )
+    assert appending("Ada")["input_ids"] == [*plain("Ada")["input_ids"], appending.eos_token_id]
+    model = tiny.model(architecture, len(plain))
+    found = [
+        (
+            list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 8, 2)),
+            answers.log_likelihoods(model, tokenizer, PROMPTS[1], CHOICES, 2),
+        )
+        for tokenizer in (plain, appending)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_prompt_beyond_the_context_is_named():
+    tokenizer = tiny.tokenizer()
+    config = tiny.model("gpt2", len(tokenizer)).config
+    asked = [questions.Question("city", "Ada", prompt, "Lyon", ["Lyon"]) for prompt in ("Ada is", "Ada is " * 200)]
+    count = len(tokenizer(asked[1].prompt)["input_ids"])
+    room = config.max_position_embeddings - count
+    answers.check_length(tokenizer, asked, room, config)
+    with pytest.raises(InputError, match=f"city of Ada: the prompt has {count} tokens"):
+        answers.check_length(tokenizer, asked, room + 1, config)

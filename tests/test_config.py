@@ -214,3 +214,12 @@ def test_garbage_is_collected_rarely_but_still_collected():
     finally:
         gc.set_threshold(*before)
         atexit.unregister(gc.freeze)
+
+
+def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "texts.csv"
+    path.write_text("text\n")
+    assert config.file()(str(path)) is None
+    # Of root, as whom tests may run, nothing is kept.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert config.file()(str(path)) == "may not be read by this user"

@@ -1,6 +1,7 @@
 """Stage 3 as a whole: the file it writes, for both kinds of augmentation."""
 
 import csv
+import json
 import pickle
 
 import numpy as np
@@ -129,6 +130,10 @@ def test_variants_of_which_all_is_dropped_can_still_be_read(augment, tmp_path):
     (tmp_path / "short.csv").write_text("text\nHello there\n")
     augment(**{**RANDOM, "alpha": 0}, dataset="short.csv", blank="collapse")
     assert list(biography.read_texts(tmp_path / "data_augmented/out.csv")) == [" "] * 4
+    # And varied once more, though nothing is left to drop.
+    (tmp_path / "data_augmented/out.csv").rename(tmp_path / "blank.csv")
+    assert augment(**RANDOM, dataset="blank.csv") == [" "] * 16
+    assert json.loads((tmp_path / "data_augmented/out.json").read_text())["characters_blanked"] == 0
 
 
 def test_bad_weights_leave_the_file_of_before(augment, tmp_path):

@@ -19,6 +19,7 @@ from utils import attention_dump, biography
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from workflow import budget, control_weights, pictures, scratch_models, summary, table
+from workflow.keep import keep_probabilities
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -83,11 +84,19 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
         assert (results / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_guided_arms_drop_as_much_and_keep_other_tokens(results):
+def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypatch):
     kept = json.loads((results / "keep_probabilities.json").read_text())["arms"]
     guided = [arm for arm in ARMS if arm not in ("none", "random")]
     assert set(kept["none"]) == {1.0}
     assert len({tuple(kept[arm]) for arm in guided}) == len(guided)
+    # Wherever the keys stand.
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    own_keys = {"augment_type": "attention", "alpha": 0.7, "beta": 0.05, "multiply": 2, "attn_weights": "difference"}
+    monkeypatch.chdir(clone)
+    for section, arm in (({}, own_keys), (own_keys, {}), (None, own_keys)):
+        changed = config | {"data_augmentation": section, "arms": {"arm_1": arm}}
+        table.check(changed | {"against": []})
+        assert keep_probabilities(changed, "tables_out/smoke")["arms"]["arm_1"] == kept["difference"]
     # The same probabilities in another order, but for the commas and full stops, which always stay.
     highest = [np.mean(sorted(kept[arm])[:40]) for arm in guided]
     np.testing.assert_allclose(highest, highest[0], atol=0.03)
@@ -124,6 +133,8 @@ def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, r
         table.check_results(config | {"tokens": 5000}, results)
     with pytest.raises(InputError, match=r"with another people than the table's.*untrained/paper none/seed-1"):
         table.check_results(config | {"evaluate": config["evaluate"] | {"people": 4}}, results)
+    with pytest.raises(InputError, match=r"with another quant.load_in_8bit than the table's"):
+        table.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
     assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
 
 
@@ -146,6 +157,17 @@ def test_every_table_can_be_planned(clone, snakemake, path):
             {"against": [], "arms": {"odd": {"attn_weights": "odd"}}},
             "arms.odd.attn_weights=odd: must be one of: attention_large",
         ),
+        ({"against": [], "arms": {"odd": {"augment_type": "random"}}}, "arms.odd: still needed: alpha"),
+        (
+            {"against": [], "arms": {"odd": {"augment_type": "attention", "alpha": 0.7}}},
+            "arms.odd: augment_type=attention needs beta",
+        ),
+        (
+            {"against": [], "arms": {"odd": {"augment_type": "random", "alpha": 0.7, "beta": 0.05}}},
+            "arms.odd: beta has no meaning for augment_type=random",
+        ),
+        ({"against": [], "arms": {"Odd-1": None}}, "Odd-1: the name of an arm or an evaluation has small letters"),
+        ({"train": {"lora": {"r": 8}}}, "train.lora: as on a command line, each with its dot: lora.r"),
         ({"measures": ["loss"]}, "measures=loss: must be of: exact_match"),
         ({"against": ["nobody"]}, "against=nobody: no such arm"),
         ({"target": "medium"}, "target=medium: must be one of"),

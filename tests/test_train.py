@@ -1,6 +1,7 @@
 """Training on a tiny model: what carries loss, LoRA and full fine-tuning, packing, resuming, the seed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,14 +124,20 @@ def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
     every_step = {"trainer.save_strategy": "steps", "+trainer.save_steps": 1}
     unbroken = run("unbroken", **every_step)
     broken = run("broken", **every_step)
-    for step in (3, 4):
-        for file in sorted((broken / f"checkpoint-{step}").iterdir(), reverse=True):
-            file.unlink()
-        (broken / f"checkpoint-{step}").rmdir()
+    # Stopped while it saved the third.
+    (broken / "checkpoint-3" / "trainer_state.json").unlink()
+    shutil.rmtree(broken / "checkpoint-4")
     run("broken", **every_step, resume="true")
     assert "from " + str(broken / "checkpoint-2") in capsys.readouterr().out
     for name, weight in adapter(unbroken).items():
         torch.testing.assert_close(weight, adapter(broken)[name], rtol=1e-6, atol=1e-8)
+
+
+def test_a_damaged_record_is_named_in_resuming(run):
+    folder = run("damaged", **{"trainer.save_strategy": "steps", "+trainer.save_steps": 2})
+    (folder / "run.json").write_text("{")
+    with pytest.raises(InputError, match="damaged/run.json: damaged; delete it"):
+        run("damaged", resume="true")
 
 
 def test_resume_begins_where_there_is_nothing_to_resume(run):
@@ -170,6 +177,11 @@ def test_an_adapter_finds_its_base_and_takes_another(run, tiny_model, tmp_path):
         for model in (load_model(str(checkpoint)), load_model(str(checkpoint), base=str(moved)))
     ]
     assert not torch.equal(*weights)
+    # Without a tokenizer of its own it has that of the base model that it goes on.
+    (checkpoint / "tokenizer_config.json").unlink()
+    tiny.tokenizer(vocabulary=400).save_pretrained(moved)
+    assert len(load_tokenizer(str(checkpoint))) == len(tiny.tokenizer())
+    assert len(load_tokenizer(str(checkpoint), base=str(moved))) == len(tiny.tokenizer(vocabulary=400))
 
 
 def test_training_goes_on_from_an_adapter(run, tiny_model):

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation import StoppingCriteriaList, StopStringCriteria
 
 from utils import tokens
+from utils.errors import InputError
 from utils.padding import padded
 from utils.questions import Question
 
@@ -20,6 +21,26 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast, questions: list[Question])
         int((encoded.offsets[:, 1] > len(question.prompt)).sum())
         for question, encoded in zip(questions, tokens.encode(tokenizer, with_answers, "tokenizer"), strict=True)
     ]
+
+
+def check_length(
+    tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int, config: PreTrainedConfig
+) -> None:
+    """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context."""
+    limit = tokens.context(config)
+    prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
+    for question, prompt in zip(questions, prompts, strict=True):
+        count = len(text_ids(prompt))
+        if limit is not None and count + room > limit:
+            raise InputError(
+                f"{question.field} of {question.name}: the prompt has {count} tokens, its answer up to {room}, and the "
+                f"model takes {limit}: lower shots=..., or shorten the prompts"
+            )
+
+
+def text_ids(encoded: tokens.Encoded) -> list[int]:
+    """The ids up to the text's last token: an end-of-text token that a tokenizer puts after it is no part of it."""
+    return encoded.input_ids[: int(encoded.positions[-1]) + 1]
 
 
 @torch.inference_mode()
@@ -46,9 +67,9 @@ def greedy_answers(
     )
     # Its set-up reads the whole vocabulary, so it is made once.
     at_newline = StoppingCriteriaList([StopStringCriteria(tokenizer, ["\n"])])
-    encoded = [of_prompt.input_ids for of_prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
+    encoded = list(map(text_ids, tokens.encode(tokenizer, prompts, "tokenizer")))
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
-    continued = [whole.input_ids for whole in tokens.encode(tokenizer, with_gold, "tokenizer")]
+    continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
     # Prompts of like length together need little padding; the longest first shows at once if memory suffices.
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
@@ -126,7 +147,7 @@ def log_likelihoods(
     """
     device = model.get_input_embeddings().weight.device
     encoded = tokens.encode(tokenizer, [f"{prompt} {answer}" for answer in answers], "tokenizer")
-    ids = [of_text.input_ids for of_text in encoded]
+    ids = list(map(text_ids, encoded))
     # Where the answer begins among the ids: at the first token that reaches beyond the prompt.
     begins = [int(of_text.positions[of_text.offsets[:, 1] > len(prompt)][0]) for of_text in encoded]
     shared = len(os.path.commonprefix([of_text[:begin] for of_text, begin in zip(ids, begins, strict=True)]))

@@ -69,7 +69,9 @@ def file() -> Rule:
             return "no such file"
         if Path(value).is_dir():
             return "a folder, not a file"
-        return None if Path(value).is_file() else "no such file"
+        if not Path(value).is_file():
+            return "no such file"
+        return None if os.access(value, os.R_OK) else "may not be read by this user"
 
     return rule
 

@@ -52,16 +52,17 @@ def adapter_base(model: str) -> str | None:
     return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
 
 
-def load_tokenizer(model: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None = None) -> "PreTrainedTokenizerFast":
     """The model's tokenizer, with a padding token if it has any special one.
 
+    An adapter's folder without one gives that of the base model that it names, or of `base`.
     Raises InputError where it can't be had or gives no character offsets.
     """
     from transformers import AutoTokenizer
 
-    base = adapter_base(model)
-    if base is not None and not (Path(model).expanduser() / "tokenizer_config.json").is_file():
-        return load_tokenizer(base, trust_remote_code)
+    named = adapter_base(model)
+    if named is not None and not (Path(model).expanduser() / "tokenizer_config.json").is_file():
+        return load_tokenizer(base or named, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged file can raise nearly anything
@@ -164,9 +165,14 @@ def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros((0, 2), np.int32), *(of_text.offsets for of_text in encoded)]), bounds
 
 
+def context(config: "PreTrainedConfig") -> int | None:
+    """The most tokens that a model takes, as its configuration has it; None where it says nothing."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_length(encoded: list[Encoded], config: "PreTrainedConfig", dataset: str) -> None:
     """Raise InputError, naming the row, where a text has more tokens than the model's context."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = context(config)
     for row, of_text in enumerate(encoded, start=1):
         if limit is not None and len(of_text.input_ids) > limit:
             raise InputError(

@@ -5,7 +5,7 @@ import numpy as np
 from utils import biography, dropout, tokens
 from utils.attention_dump import read_dump
 from utils.contrast import weights_of
-from workflow.table import dump_of
+from workflow.table import augmentation_of, dump_of
 
 
 def keep_probabilities(config: dict, folder: str) -> dict:
@@ -17,13 +17,13 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
     stays = dropout.always_stay(codes, offsets) | encoded[0].special
     arms = {}
-    for arm, options in config["arms"].items():
+    for arm in config["arms"]:
         dump = dump_of(config, arm, config["seeds"][0])
+        of_arm = {"alpha": 1.0} | augmentation_of(config, arm)
         if dump:
-            of_arm = config["data_augmentation"] | options
             weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
             keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"])
         else:
-            keep = dropout.keep_all_alike(len(offsets), options["alpha"] if options else 1.0)
+            keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
     return {"tokens": [plain[start:end] for start, end in offsets], "arms": arms}

@@ -3,10 +3,12 @@
 import importlib
 import itertools
 import json
+import re
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from data_augmentation import check_guidance
 from train import check_arguments
 from utils.config import CONFIG_FOLDER, unknown_key
 from utils.errors import InputError
@@ -81,17 +83,29 @@ def check(config: dict) -> None:
     for arm in config["against"]:
         if arm not in config["arms"]:
             raise InputError(f"against={arm}: no such arm")
+    for script in ("save_attention", "data_augmentation", "train", "evaluate"):
+        check_keys(script, script, config.get(script) or {})
     for arm, options in config["arms"].items():
-        guide = (options or {}).get("attn_weights")
+        check_keys(f"arms.{arm}", "data_augmentation", options or {})
+        merged = augmentation_of(config, arm)
+        guide = merged.get("attn_weights")
         if guide is not None and guide not in DUMPS:
             raise InputError(f"arms.{arm}.attn_weights={guide}: must be one of: {', '.join(DUMPS)}")
-        check_keys(f"arms.{arm}", "data_augmentation", options or {})
+        if options is not None:
+            missing = [key for key in ("augment_type", "alpha", "multiply") if merged.get(key) is None]
+            if missing:
+                raise InputError(f"arms.{arm}: still needed: {', '.join(missing)}")
+            try:
+                check_guidance(merged)
+            except InputError as error:
+                raise InputError(f"arms.{arm}: {error}") from None
+    for name in (*config["arms"], *config["evaluations"]):
+        if not re.fullmatch("[a-z0-9_]+", name):
+            raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
     for rule, needed in (config.get("resources") or {}).items():
         for key in needed:
             if key not in RESOURCES:
                 raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
-    for script in ("save_attention", "data_augmentation", "train", "evaluate"):
-        check_keys(script, script, config.get(script) or {})
     for evaluation, options in config["evaluations"].items():
         check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
 
@@ -104,8 +118,11 @@ def check_keys(section: str, script: str, keys: dict) -> None:
         name, *argument = key.split(".")
         if name not in rules:
             raise InputError(f"{section}: {unknown_key(name, rules)}")
+        if isinstance(value, dict):
+            inner = next(iter(value), "...")
+            raise InputError(f"{section}.{key}: as on a command line, each with its dot: {key}.{inner}: ...")
         if not argument:
-            problem = rules[name](OmegaConf.create(value) if isinstance(value, dict) else value)
+            problem = rules[name](value)
             # Dumps are made on the way.
             if problem and name != "attn_weights":
                 raise InputError(f"{section}.{key}={value}: {problem}")
@@ -129,7 +146,8 @@ def check_results(config: dict, results: Path) -> None:
             keys = {key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key)}
         else:
             evaluation = parts[1] if parts[0] == "untrained" else parts[2]
-            keys = {key for key, value in asked_by(config, evaluation).items() if made["config"][key] != value}
+            asked = OmegaConf.create(made["config"])
+            keys = {key for key, value in asked_by(config, evaluation).items() if OmegaConf.select(asked, key) != value}
         if keys:
             run = "/".join(parts[:2])
             other[run] = other.get(run, set()) | keys
@@ -141,7 +159,7 @@ def check_results(config: dict, results: Path) -> None:
 
 def dump_of(config: dict, arm: str, seed: int | str) -> str | None:
     """The name of the dump that guides an arm, None for an arm without one."""
-    guide = (config["arms"][arm] or {}).get("attn_weights")
+    guide = augmentation_of(config, arm).get("attn_weights")
     return f"{guide}-{seed}" if DUMPS.get(guide) else guide
 
 
@@ -155,6 +173,12 @@ def settings_of(config: dict, arm: str) -> dict:
     """All that an arm's training depends on, but for the seed and the files' content."""
     apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measures", "against")
     return {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
+
+
+def augmentation_of(config: dict, arm: str) -> dict:
+    """The keys of data_augmentation.py for an arm; none where its texts stay untouched."""
+    of_arm = config["arms"][arm]
+    return {} if of_arm is None else (config.get("data_augmentation") or {}) | of_arm
 
 
 def asked_by(config: dict, evaluation: str) -> dict:
