@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -104,6 +105,9 @@ def test_the_seven_commands_chain(run, local, workplace):
         assert scores["log_likelihood"] == pytest.approx(mean)
         right = np.mean([answer["chosen"] == answer["answer"] for answer in of_field])
         assert scores["choice_accuracy"] == pytest.approx(100 * right)
+    # The paper's own limit of ten tokens would cut some of them too.
+    done = run([*EVALUATE.split(), "people=1", "choice=false", "max_new_tokens=1"])
+    assert re.search(r"max_new_tokens=1 cuts \d of 5 gold answers short", done.stdout)
 
 
 @pytest.mark.parametrize("command", [SAVE, CONTRAST, AUGMENT_RANDOM, AUGMENT_ATTENTION, TRAIN, EVALUATE])
