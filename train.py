@@ -6,6 +6,7 @@ Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -33,6 +34,13 @@ RULES = {
 
 # What a resumed run must have in common with the one that it goes on with.
 KEPT = ("model", "dataset", "seed", "lora", "loss_on_blanks", "packing")
+KEPT_TRAINER = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "lr_scheduler_type",
+)
 
 # Of TrainingArguments: what makes no sense at 0 or below, and what the Trainer itself would notice late or never.
 POSITIVE = (
@@ -54,14 +62,9 @@ def main(config):
             f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
         )
     settings = OmegaConf.to_container(config)
+    texts_sha256 = hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest()
     if config.resume and (model_dir / "run.json").is_file():
-        try:
-            before = json.loads((model_dir / "run.json").read_text(encoding="utf-8"))["config"]
-            changed = [key for key in KEPT if settings[key] != before[key]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{model_dir}/run.json: damaged; delete it to go on without comparing settings") from error
-        for key in changed:
-            raise InputError(f"resume: {key} is {settings[key]} now and was {before[key]} (model_dir/run.json)")
+        check_resumed(model_dir / "run.json", settings, texts_sha256)
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -115,7 +118,8 @@ def main(config):
     tokens.check_length(encoded, language_model.config, config.dataset)
     examples = []
     for plain, of_text in zip(texts, encoded, strict=True):
-        labels = list(of_text.input_ids)
+        # Nothing predicts the first token; some models would count it all the same in the mean over the batch.
+        labels = [-100, *of_text.input_ids[1:]]
         if not config.loss_on_blanks:
             for position, (start, end) in zip(of_text.positions, of_text.offsets, strict=True):
                 if plain[start:end].isspace():
@@ -123,6 +127,7 @@ def main(config):
         examples.append({"input_ids": of_text.input_ids, "labels": labels})
     if config.packing:
         collator = DataCollatorWithFlattening()
+        check_packing(language_model.eval(), collator, examples[:2])
     elif tokenizer.pad_token is None:
         raise InputError(f"model={config.model}: its tokenizer has no special token to pad with; use packing=true")
     else:
@@ -145,7 +150,8 @@ def main(config):
         count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
         begin = f"from {checkpoint}" if checkpoint else "from the start"
         print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
-        artifacts.write_json(model_dir / "run.json", artifacts.record(settings))
+        record = artifacts.record(settings) | {"texts_sha256": texts_sha256}
+        artifacts.write_json(model_dir / "run.json", record)
     done = trainer.train(resume_from_checkpoint=checkpoint)
 
     if not is_main_process():
@@ -156,6 +162,41 @@ def main(config):
     else:
         saved = f"the last checkpoint is {last}" if last else "no checkpoint was saved"
         print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; {saved}")
+
+
+def check_packing(language_model, collator, examples: list[dict]) -> None:
+    """Raise InputError where texts laid end to end see each other: not every architecture keeps them apart."""
+    import torch
+
+    def logits(of_batch: list[dict]) -> torch.Tensor:
+        batch = collator(of_batch)
+        fed = {key: batch[key].to(language_model.device) for key in ("input_ids", "position_ids")}
+        return language_model(**fed, use_cache=False).logits[0].float()
+
+    with torch.inference_mode():
+        packed, apart = logits(examples), torch.cat([logits([example]) for example in examples])
+    # bfloat16 moves logits by less than a hundredth of their spread, other texts in sight by a tenth and more.
+    if (packed - apart).abs().mean() > 0.05 * apart.std():
+        raise InputError(
+            f"packing: a model of type {language_model.config.model_type} mixes the texts; use packing=false"
+        )
+
+
+def check_resumed(record: Path, settings: dict, texts_sha256: str) -> None:
+    """Raise InputError where a run's record says that its checkpoints come of other settings or texts than these."""
+    try:
+        made = json.loads(record.read_text(encoding="utf-8"))
+        before, sha256_before = made["config"], made["texts_sha256"]
+        pairs = {key: (settings[key], before[key]) for key in KEPT}
+        of_trainer = settings["trainer"], before["trainer"]
+        pairs |= {f"trainer.{key}": tuple(part.get(key) for part in of_trainer) for key in KEPT_TRAINER}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{record}: damaged; delete it to go on without comparing settings") from error
+    for key, (now, then) in pairs.items():
+        if now != then:
+            raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
+    if texts_sha256 != sha256_before:
+        raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
 
 
 def last_checkpoint(model_dir: Path) -> str | None:
@@ -186,9 +227,11 @@ def check_arguments(kind, key: str, values: dict) -> None:
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
-        if type(known[name].default) in (int, float) and value is not None:
+        if type(known[name].default) in (int, float):
             if not isinstance(value, (int, float)):
                 raise InputError(f"{key}.{name}={value}: must be a number")
+            if known[name].type in (int, "int") and value != int(value):
+                raise InputError(f"{key}.{name}={value}: must be a whole number")
             if name in POSITIVE and value <= 0:
                 raise InputError(f"{key}.{name}={value}: must be above 0")
 

@@ -74,6 +74,7 @@ def test_other_columns_are_passed_over(tmp_path):
         (b"", "no column 'text'"),
         (b"name\nAnn\n", "no column 'text'"),
         (b"text\n", "no rows"),
+        (b"text,id,text\na,1,b\n", "two columns 'text'"),
         (b"text,id\na,1\nb\n", "row 2 has more or fewer fields"),
         (b"text,id\na,1\nb,2\nc,3,4\n", "row 3 has more or fewer fields"),
         (b'text\na\n""\n', "row 2 has an empty text"),
@@ -101,6 +102,11 @@ def test_read_people(tmp_path):
     rows = ["<name>Ann</name> of <city>Bonn</city>", "In <city>Łódź</city> lives <name>Bob</name>"]
     path = write_rows(tmp_path / "people.csv", rows)
     assert read_people(path, ["city"]) == [{"name": "Ann", "city": "Bonn"}, {"name": "Bob", "city": "Łódź"}]
+
+
+def test_spaces_around_a_field_are_no_part_of_it(tmp_path):
+    path = write_rows(tmp_path / "people.csv", ["<name> Ann </name> of <city>Bonn\t</city>"])
+    assert read_people(path, ["city"]) == [{"name": "Ann", "city": "Bonn"}]
 
 
 @pytest.mark.parametrize(

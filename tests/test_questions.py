@@ -90,7 +90,7 @@ def test_braces_in_names_are_plain_characters():
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_read_prompts(tmp_path, mark):
     path = tmp_path / "prompts.csv"
-    path.write_bytes(mark + '"field","prompt"\n"city","Where, ""{name}""?"\n"date","{name} né le"\n'.encode())
+    path.write_bytes(mark + '"field","prompt"\n"city","Where, ""{name}""?"\n"date "," {name} né le "\n'.encode())
     assert read_prompts(path) == {"city": 'Where, "{name}"?', "date": "{name} né le"}
 
 
@@ -101,8 +101,10 @@ def test_read_prompts(tmp_path, mark):
         (b"field,question\ncity,{name}\n", "columns 'field' and 'prompt'"),
         (b"field,prompt\n", "no prompts"),
         (b"field,prompt\ndate,of {name}\ncity,where\n", "'city' must hold {name}"),
-        (b"field,prompt\ncity\n", "'city' must hold {name}"),
-        (b"field,prompt\n,of {name}\n", "must hold"),
+        (b"field,prompt\ncity\n", "row 1 has more or fewer fields"),
+        (b"field,prompt\ncity,{name}, a writer, was born in\n", "row 1 has more or fewer fields"),
+        (b"field,prompt\n,of {name}\n", "row 1: field '' is no tag"),
+        (b"field,prompt\nbirth-place,of {name}\n", "row 1: field 'birth-place' is no tag"),
         (b'field,prompt\ncity,"{name}\n', "not a UTF-8 CSV"),
         (b"field,prompt\ncity,{name} n\xe9\n", "not a UTF-8 CSV"),
     ],

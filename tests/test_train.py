@@ -81,7 +81,10 @@ def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
 
 def test_the_loss_is_on_every_token(run, monkeypatch):
     found = labels_of_the_texts(run, monkeypatch)
-    assert all(token == label for _, token, label in found)
+    # But for each text's first, which nothing predicts.
+    assert [label for _, _, label in found].count(-100) == len(TEXTS)
+    assert all(label in (token, -100) for _, token, label in found)
+    assert found[0][2] == -100
     words = "".join(piece for piece, *_ in found).replace("<bos>", "")
     assert words == "".join(TEXTS).replace("<name>", "").replace("</name>", "").replace("<city>", "").replace(
         "</city>", ""
@@ -91,7 +94,7 @@ def test_the_loss_is_on_every_token(run, monkeypatch):
 def test_without_loss_on_blanks_tokens_of_spaces_alone_carry_none(run, monkeypatch):
     found = labels_of_the_texts(run, monkeypatch, loss_on_blanks="false")
     for piece, token, label in found:
-        assert label == (-100 if piece.isspace() else token)
+        assert label == (-100 if piece.isspace() or piece == "<bos>" else token)
     assert any(piece.isspace() for piece, *_ in found)
 
 
@@ -106,9 +109,28 @@ def test_padding_carries_no_loss_and_an_end_of_text_token_does():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
 
 
-def test_packing_changes_no_loss(run):
-    padded = losses(run("padded", **{"trainer.bf16": "false"}))
-    packed = losses(run("packed", **{"trainer.bf16": "false"}, packing="true"))
+def test_an_architecture_that_mixes_packed_texts_is_refused(run, tmp_path):
+    model = tiny.save(tmp_path / "hybrid", "qwen3_5")
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(InputError, match="packing: a model of type qwen3_5_text mixes the texts"):
+            run("hybrid", model=model, dtype=precision, packing="true")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3", "mistral"])
+def test_an_architecture_that_keeps_packed_texts_apart_is_taken(run, architecture, tmp_path):
+    model = tiny.save(tmp_path / architecture, architecture)
+    assert losses(run("apart", model=model, dtype="bfloat16", packing="true", **{"trainer.max_steps": 1}))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_packing_changes_no_loss(run, architecture, tmp_path):
+    model = tiny.save(tmp_path / architecture, architecture)
+    # GPT-2 drops out at random in training.
+    config = json.loads((model / "config.json").read_text())
+    config |= {"attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}
+    (model / "config.json").write_text(json.dumps(config))
+    padded = losses(run("padded", model=model, **{"trainer.bf16": "false"}))
+    packed = losses(run("packed", model=model, **{"trainer.bf16": "false"}, packing="true"))
     # Sums of float32 in another order, through three layers and four updates.
     np.testing.assert_allclose(packed, padded, rtol=1e-3)
 
@@ -131,6 +153,28 @@ def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
     assert "from " + str(broken / "checkpoint-2") in capsys.readouterr().out
     for name, weight in adapter(unbroken).items():
         torch.testing.assert_close(weight, adapter(broken)[name], rtol=1e-6, atol=1e-8)
+
+
+def test_other_texts_and_another_learning_rate_are_not_resumed(run, dataset, tmp_path):
+    copy = shutil.copy(dataset, tmp_path / "copy.csv")
+    run("first", dataset=copy)
+    with pytest.raises(InputError, match=r"resume: trainer.learning_rate is 0.1 now and was 0.0005"):
+        run("first", dataset=copy, resume="true", **{"trainer.learning_rate": 0.1})
+    copy.write_text("text\nanother\n")
+    with pytest.raises(InputError, match="copy.csv holds other texts than it did"):
+        run("first", dataset=copy, resume="true")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("trainer.max_grad_norm", "null", "trainer.max_grad_norm=None: must be a number"),
+        ("lora.r", 1.5, "lora.r=1.5: must be a whole number"),
+    ],
+)
+def test_what_a_library_would_choke_on_is_named(run, key, value, message):
+    with pytest.raises(InputError, match=message):
+        run("odd", **{key: value})
 
 
 def test_a_damaged_record_is_named_in_resuming(run):

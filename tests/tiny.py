@@ -6,11 +6,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
     Qwen3Config,
 )
 
@@ -31,7 +33,31 @@ ARCHITECTURES = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "qwen3": lambda vocabulary: Qwen3Config(vocab_size=vocabulary, **SIZES, **GROUPED),
+    # A hybrid: most layers keep a state in place of keys and values.
+    "qwen3_5": lambda vocabulary: Qwen3_5TextConfig(
+        vocab_size=vocabulary,
+        **SIZES,
+        **GROUPED,
+        layer_types=["linear_attention", "linear_attention", "full_attention"],
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
     "gpt2": lambda vocabulary: GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=4, n_positions=512),
+    # Multi-head latent attention: values of another size than queries and keys.
+    "deepseek_v3": lambda vocabulary: DeepseekV3Config(
+        vocab_size=vocabulary,
+        **SIZES,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+        first_k_dense_replace=3,
+    ),
     "mistral": lambda vocabulary: MistralConfig(vocab_size=vocabulary, **SIZES, **GROUPED, sliding_window=8),
 }
 

@@ -164,7 +164,8 @@ def log_likelihoods(
         of_batch, mask = (part.to(device) for part in padded([ids[index] for index in batch]))
         expanded = copy.deepcopy(cache)
         if expanded is not None:
-            expanded.batch_repeat_interleave(len(batch))
+            # Every kind of cache can do this, those of hybrid models too: the one row once for each answer.
+            expanded.reorder_cache(torch.zeros(len(batch), dtype=torch.long, device=device))
         logits = model(input_ids=of_batch[:, cached:-1], attention_mask=mask[:, :-1], past_key_values=expanded).logits
         log_probability = log_probabilities(logits, of_batch[:, cached + 1 :]).cpu()
         for row, index in enumerate(batch):

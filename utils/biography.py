@@ -13,7 +13,9 @@ csv.field_size_limit(2**31 - 1)
 # The biographies' own tags; any other that stands alone may well be part of the text.
 TAG = re.compile(r"</?(name|date|city|university|major|company)>")
 
-TAGGED_SPAN = re.compile(r"<([a-z_]+)>(.*?)</\1>", re.DOTALL)
+TAG_NAME = "[a-z_]+"
+
+TAGGED_SPAN = re.compile(rf"<({TAG_NAME})>(.*?)</\1>", re.DOTALL)
 
 
 def read_texts(path: str | Path) -> Iterator[str]:
@@ -29,6 +31,8 @@ def read_texts(path: str | Path) -> Iterator[str]:
             if "text" not in (reader.fieldnames or []):
                 found = ", ".join(reader.fieldnames or ["none"])
                 raise InputError(f"{path}: no column 'text' (columns, separated by commas: {found})")
+            if reader.fieldnames.count("text") > 1:
+                raise InputError(f"{path}: two columns 'text'; keep the one that is meant")
             row = 0
             for row, cells in enumerate(reader, start=1):
                 if None in cells or None in cells.values():
@@ -77,8 +81,8 @@ def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
     people = []
     for row, tagged in enumerate(read_texts(path), start=1):
         plain, spans = field_spans(tagged)
-        person = {tag: plain[start:end] for tag, (start, end) in spans.items()}
-        lacking = [tag for tag in ("name", *asked) if not person.get(tag, "").strip()]
+        person = {tag: plain[start:end].strip() for tag, (start, end) in spans.items()}
+        lacking = [tag for tag in ("name", *asked) if not person.get(tag)]
         if lacking:
             raise InputError(f"{path}: row {row} has no <{lacking[0]}>, which the prompts ask for")
         people.append(person)

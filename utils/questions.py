@@ -2,9 +2,11 @@
 
 import csv
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils import biography
 from utils.errors import InputError
 
 
@@ -27,14 +29,22 @@ def read_prompts(path: str | Path) -> dict[str, str]:
             if not {"field", "prompt"} <= set(reader.fieldnames or []):
                 raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
             prompts: dict[str, str] = {}
-            for cells in reader:
-                if cells["field"] in prompts:
-                    raise InputError(f"{path}: field {cells['field']!r} has two prompts")
-                prompts[cells["field"]] = cells["prompt"]
+            for row, cells in enumerate(reader, start=1):
+                if None in cells or None in cells.values():
+                    raise InputError(
+                        f"{path}: row {row} has more or fewer fields than the header; quote prompts with commas"
+                    )
+                field = cells["field"].strip()
+                if not re.fullmatch(biography.TAG_NAME, field):
+                    raise InputError(f"{path}: row {row}: field {field!r} is no tag: small letters and _ alone")
+                if field in prompts:
+                    raise InputError(f"{path}: field {field!r} has two prompts")
+                # One space stands between a prompt and its answer, whatever the file has.
+                prompts[field] = cells["prompt"].strip()
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
     for field, prompt in prompts.items():
-        if not field or "{name}" not in (prompt or ""):
+        if "{name}" not in prompt:
             raise InputError(f"{path}: the prompt of field {field!r} must hold {{name}}")
     if not prompts:
         raise InputError(f"{path}: no prompts")

@@ -106,7 +106,8 @@ def softmax_attention(
     scores[..., skipped:] += mask
     weights = torch.softmax(scores, dim=-1)
     of_groups = weights.view(*grouped.shape[:2], -1).to(value.dtype)
-    output = torch.bmm(of_groups, value.flatten(0, 1)).view(batch, heads, queries, size)
+    # Values may be of another size than queries and keys (multi-head latent attention).
+    output = torch.bmm(of_groups, value.flatten(0, 1)).view(batch, heads, queries, -1)
     return output.transpose(1, 2), weights
 
 
