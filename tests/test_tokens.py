@@ -1,6 +1,7 @@
 """What a tokenizer adds, which characters each token covers, what identifies a tokenizer, how one is loaded."""
 
 import json
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,6 +118,23 @@ def test_trimmed_offsets_leave_no_token_without_characters():
     assert encoded.offsets.tolist() == [[0, 1], [4, 5]]
     said = [tokenizer.decode([encoded.input_ids[position]]).strip() for position in encoded.positions]
     assert said == ["a", "b"]
+
+
+def test_marks_belong_to_the_letter_that_the_tokenizer_makes_of_both():
+    composing = make("has bos")
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    text = unicodedata.normalize("NFD", "Nguyễn Thị Ánh, José Müller, 한국어.")
+    (of_text,) = encode(composing, [text])
+    covered = {place for start, end in of_text.offsets for place in range(start, end)}
+    assert all(place in covered or character.isspace() for place, character in enumerate(text))
+    # Letter by letter what the composed text's tokens cover.
+    composed = unicodedata.normalize("NFC", text)
+    (of_composed,) = encode(composing, [composed])
+    pieces = [unicodedata.normalize("NFC", text[start:end]) for start, end in of_text.offsets]
+    assert pieces == [composed[start:end] for start, end in of_composed.offsets]
+    # Another tokenizer's text, whose marks are tokens of their own, stays as it is.
+    (apart,) = encode(make("has bos"), [text])
+    assert apart.offsets.tolist() == tokens.with_marks(text, apart.offsets).tolist()
 
 
 def test_fingerprint_survives_saving(tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import socket
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +139,7 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
     spelt_out = np.isin(ids, tokenizer.all_special_ids)
     results = []
     end = 0
-    for input_ids in encoded["input_ids"]:
+    for text, input_ids in zip(texts, encoded["input_ids"], strict=True):
         begin, end = end, end + len(input_ids)
         begins_special = begin < end and bool(special[begin])
         missing = (prepend_bos == "auto" and not begins_special) or (prepend_bos is True and input_ids[:1] != [bos])
@@ -148,15 +149,35 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
             missing = False
         shift = int(missing)
         kept = in_text[begin:end]
+        of_text = offsets[begin:end][kept]
+        if not unicodedata.is_normalized("NFC", text):
+            of_text = with_marks(text, of_text)
         results.append(
             Encoded(
                 [bos] * shift + list(input_ids),
                 np.flatnonzero(kept) + shift,
-                offsets[begin:end][kept],
+                of_text,
                 spelt_out[begin:end][kept],
             )
         )
     return results
+
+
+def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
+    """The offsets, each token's end moved over what follows it and no token covers, up to white space.
+
+    A tokenizer that composes letters and their marks (NFC: Qwen, Pythia, OLMo) gives the composed letter the place of
+    the bare one alone; what remained of a dropped letter would be its marks.
+    """
+    covered = np.zeros(len(text) + 1, dtype=bool)
+    for start, end in offsets:
+        covered[start:end] = True
+    moved = offsets.copy()
+    for index, (_, end) in enumerate(offsets):
+        while end < len(text) and not covered[end] and not text[end].isspace():
+            end += 1
+        moved[index, 1] = end
+    return moved
 
 
 def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
