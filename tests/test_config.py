@@ -77,6 +77,8 @@ MISTAKES = {
     ),
     "a configuration that is not there": (["python", "train.py", "--config-name", "none"], "none"),
     "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
+    "a path that needs quotes": ([*SAVE, "dataset=my été.csv"], "goes in quotes: \"key='value'\""),
+    "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be a name; one of digits"),
 }
 
 

@@ -31,7 +31,12 @@ Rule = Callable[[object], str | None]
 
 
 def text() -> Rule:
-    return lambda value: None if isinstance(value, str) and value and not value.endswith("/") else "must be a name"
+    def rule(value):
+        if isinstance(value, (int, float)):
+            return f"must be a name; one of digits goes in quotes: \"key='{value}'\""
+        return None if isinstance(value, str) and value and not value.endswith("/") else "must be a name"
+
+    return rule
 
 
 def one_of(*choices: object) -> Rule:
@@ -188,7 +193,12 @@ def script(name: str, rules: dict[str, Rule]):
                 if misspelt:
                     stop(name, str(unknown_key(misspelt[1], rules)))
                 unread = getattr(error, "override", None)
-                stop(name, f"{unread}: {one_line(error)}" if unread else one_line(error))
+                if unread:
+                    stop(
+                        name,
+                        f"{unread}: {one_line(error)}; a value with spaces or signs goes in quotes: \"key='value'\"",
+                    )
+                stop(name, one_line(error))
 
         return command_line
 
