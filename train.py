@@ -191,7 +191,7 @@ def check_resumed(record: Path, settings: dict, texts_sha256: str) -> None:
         of_trainer = settings["trainer"], before["trainer"]
         pairs |= {f"trainer.{key}": tuple(part.get(key) for part in of_trainer) for key in KEPT_TRAINER}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{record}: damaged; delete it to go on without comparing settings") from error
+        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
     for key, (now, then) in pairs.items():
         if now != then:
             raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
