@@ -19,7 +19,7 @@ PROMPTS = [
 CHOICES = ["Lyon", "Odense", "São Paulo", "a much longer answer than any of the others", "🙂 Reykjavík"]
 
 
-# Qwen 3.5 is a hybrid: three of four layers keep a state in the cache in place of keys and values.
+# Qwen 3.5 is a hybrid: most of its layers keep a state in the cache in place of keys and values.
 @pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2", "qwen3_5"])
 def asked(request):
     made = tiny.tokenizer()

@@ -82,9 +82,8 @@ def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
 def test_the_loss_is_on_every_token(run, monkeypatch):
     found = labels_of_the_texts(run, monkeypatch)
     # But for each text's first, which nothing predicts.
-    assert [label for _, _, label in found].count(-100) == len(TEXTS)
-    assert all(label in (token, -100) for _, token, label in found)
-    assert found[0][2] == -100
+    assert all(label == (-100 if piece == "<bos>" else token) for piece, token, label in found)
+    assert [piece for piece, *_ in found].count("<bos>") == len(TEXTS)
     words = "".join(piece for piece, *_ in found).replace("<bos>", "")
     assert words == "".join(TEXTS).replace("<name>", "").replace("</name>", "").replace("<city>", "").replace(
         "</city>", ""

@@ -35,10 +35,7 @@ def read_texts(path: str | Path) -> Iterator[str]:
                 raise InputError(f"{path}: two columns 'text'; keep the one that is meant")
             row = 0
             for row, cells in enumerate(reader, start=1):
-                if None in cells or None in cells.values():
-                    raise InputError(
-                        f"{path}: row {row} has more or fewer fields than the header; quote texts with commas"
-                    )
+                check_width(path, row, cells)
                 plain = strip_tags(cells["text"])
                 # A variant of which every token was dropped is blank, but not empty.
                 if not plain:
@@ -52,6 +49,12 @@ def read_texts(path: str | Path) -> Iterator[str]:
         raise InputError(f"{path}: no such file") from error
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})") from error
+
+
+def check_width(path: str | Path, row: int, cells: dict) -> None:
+    """Raise InputError where a row, as csv.DictReader gives it, is wider or narrower than the header."""
+    if None in cells or None in cells.values():
+        raise InputError(f"{path}: row {row} has more or fewer fields than the header; quote texts with commas")
 
 
 def strip_tags(tagged: str) -> str:

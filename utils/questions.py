@@ -30,10 +30,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                 raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
             prompts: dict[str, str] = {}
             for row, cells in enumerate(reader, start=1):
-                if None in cells or None in cells.values():
-                    raise InputError(
-                        f"{path}: row {row} has more or fewer fields than the header; quote prompts with commas"
-                    )
+                biography.check_width(path, row, cells)
                 field = cells["field"].strip()
                 if not re.fullmatch(biography.TAG_NAME, field):
                     raise InputError(f"{path}: row {row}: field {field!r} is no tag: small letters and _ alone")

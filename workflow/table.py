@@ -50,6 +50,9 @@ MEASURES = {
     "log_likelihood": ("log-likelihood", 2),
 }
 
+# Of an arm or an evaluation: part of files' names, which the rules take apart again.
+NAME = "[a-z0-9_]+"
+
 # What can guide an arm: the name of a dump, and whether each seed has one of its own.
 DUMPS = {
     "attention_large": False,
@@ -100,7 +103,7 @@ def check(config: dict) -> None:
             except InputError as error:
                 raise InputError(f"arms.{arm}: {error}") from None
     for name in (*config["arms"], *config["evaluations"]):
-        if not re.fullmatch("[a-z0-9_]+", name):
+        if not re.fullmatch(NAME, name):
             raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
     for rule, needed in (config.get("resources") or {}).items():
         for key in needed:
