@@ -68,6 +68,7 @@ def main(config):
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
     answers.check_length(tokenizer, asked, max(limit, *lengths), language_model.config)
+    answers.check_cache(language_model, tokenizer, asked[0])
 
     # Answer
     answered: dict[int, tuple[str, float]] = {}

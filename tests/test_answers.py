@@ -1,5 +1,7 @@
 """Greedy answers and log-likelihoods on tiny models, against one prompt at a time and no cache."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,8 @@ PROMPTS = [
 CHOICES = ["Lyon", "Odense", "São Paulo", "a much longer answer than any of the others", "🙂 Reykjavík"]
 
 
-# Qwen 3.5 is a hybrid: most of its layers keep a state in the cache in place of keys and values.
-@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2", "qwen3_5"])
+# Qwen 3.5 and Bamba are hybrids: most of their layers keep a state in the cache in place of keys and values.
+@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2", "qwen3_5", "bamba"])
 def asked(request):
     made = tiny.tokenizer()
     return tiny.model(request.param, len(made)), made
@@ -59,6 +61,7 @@ def test_an_answer_ends_at_the_first_newline(asked, monkeypatch):
     letter, newline = tokenizer("x\n", add_special_tokens=False)["input_ids"]
     forward = model.forward
 
+    @functools.wraps(forward)  # whose arguments `generate` looks at
     def alternating(*arguments, **options):
         output = forward(*arguments, **options)
         last = options["input_ids"][0, -1]
@@ -163,3 +166,18 @@ def test_a_prompt_beyond_the_context_is_named():
     answers.check_length(tokenizer, asked, room, config)
     with pytest.raises(InputError, match=f"city of Ada: the prompt has {count} tokens"):
         answers.check_length(tokenizer, asked, room + 1, config)
+
+
+def test_models_that_go_on_from_a_cached_prompt_pass(asked):
+    model, tokenizer = asked
+    for prompt in PROMPTS:
+        answers.check_cache(model, tokenizer, questions.Question("city", "Ada", prompt, "Odense", CHOICES))
+
+
+# The first fails in its own way, the others forget the prompt in silence.
+@pytest.mark.parametrize("architecture", tiny.REFUSED)
+def test_models_that_do_not_go_on_from_a_cached_prompt_are_refused(architecture):
+    tokenizer = tiny.tokenizer()
+    question = questions.Question("city", "Ada", PROMPTS[1], "Odense", CHOICES)
+    with pytest.raises(InputError, match=f"type {architecture} does not go on from a cached prompt"):
+        answers.check_cache(tiny.model(architecture, len(tokenizer)), tokenizer, question)

@@ -6,14 +6,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BambaConfig,
     DeepseekV3Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen3_5TextConfig,
     Qwen3Config,
+    RecurrentGemmaConfig,
 )
 
 from utils import biography
@@ -44,6 +48,17 @@ ARCHITECTURES = {
         linear_key_head_dim=8,
         linear_value_head_dim=8,
     ),
+    # A hybrid whose first layers have no keys, so that the cache alone does not tell how long the prompt was.
+    "bamba": lambda vocabulary: BambaConfig(
+        vocab_size=vocabulary,
+        **SIZES,
+        num_key_value_heads=2,
+        attn_layer_indices=[2],
+        mamba_n_heads=8,
+        mamba_d_head=8,
+        mamba_d_state=8,
+        mamba_n_groups=1,
+    ),
     "gpt2": lambda vocabulary: GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=4, n_positions=512),
     # Multi-head latent attention: values of another size than queries and keys.
     "deepseek_v3": lambda vocabulary: DeepseekV3Config(
@@ -59,6 +74,16 @@ ARCHITECTURES = {
         first_k_dense_replace=3,
     ),
     "mistral": lambda vocabulary: MistralConfig(vocab_size=vocabulary, **SIZES, **GROUPED, sliding_window=8),
+}
+
+# Without attention, or with a state that they keep apart from the cache: refused where they can't serve.
+STATE = {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
+REFUSED = {
+    "mamba": lambda vocabulary: MambaConfig(vocab_size=vocabulary, **STATE),
+    "mamba2": lambda vocabulary: Mamba2Config(vocab_size=vocabulary, **STATE, num_heads=4, head_dim=16, n_groups=1),
+    "recurrent_gemma": lambda vocabulary: RecurrentGemmaConfig(
+        vocab_size=vocabulary, **SIZES, num_key_value_heads=1, head_dim=8, lru_width=32, attention_window_size=64
+    ),
 }
 
 
@@ -87,7 +112,7 @@ def tokenizer(vocabulary: int = 600, adds_bos: bool = True) -> PreTrainedTokeniz
 def model(architecture: str, vocabulary: int = 600, seed: int = 0):
     """A random model in evaluation mode; its weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)
-    config = ARCHITECTURES[architecture](vocabulary)
+    config = (ARCHITECTURES | REFUSED)[architecture](vocabulary)
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

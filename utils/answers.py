@@ -38,6 +38,28 @@ def check_length(
             )
 
 
+@torch.inference_mode()
+def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, question: Question) -> None:
+    """Raise InputError where the model goes on from a cached prompt otherwise than from the prompt itself.
+
+    Not every architecture keeps all that it needs in transformers' cache: Mamba, RWKV and RecurrentGemma do not.
+    """
+    (encoded,) = tokens.encode(tokenizer, [f"{question.prompt} {question.answer}"], "tokenizer")
+    ids = torch.tensor([text_ids(encoded)], device=model.get_input_embeddings().weight.device)
+    half, mask = ids.shape[1] // 2, torch.ones_like(ids)
+    at_once = next_logits(model, ids, mask, None)[0, half:].float()
+    refusal = f"a model of type {model.config.model_type} does not go on from a cached prompt, which evaluate.py needs"
+    try:
+        cache = DynamicCache(config=model.config)
+        next_logits(model, ids[:, :half], mask[:, :half], cache, logits_to_keep=1)
+        in_two = next_logits(model, ids[:, half:], mask, cache)[0].float()
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # each architecture has its own way to fail
+        raise InputError(f"{refusal}: {tokens.first_line(error)}") from error
+    # bfloat16 moves logits by 0.02 of their spread at most; a prompt forgotten, by 0.3 and more.
+    if (in_two - at_once).abs().mean() > 0.1 * at_once.std():
+        raise InputError(refusal)
+
+
 def text_ids(encoded: tokens.Encoded) -> list[int]:
     """The ids up to the text's last token: an end-of-text token that a tokenizer puts after it is no part of it."""
     return encoded.input_ids[: int(encoded.positions[-1]) + 1]
@@ -79,14 +101,7 @@ def greedy_answers(
         # All but the last token, whose logits both parts begin with.
         cache = DynamicCache(config=model.config)
         if ids.shape[1] > 1:
-            known = mask[:, :-1]
-            model(
-                input_ids=ids[:, :-1],
-                attention_mask=known,
-                position_ids=positions(known),
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
+            next_logits(model, ids[:, :-1], mask[:, :-1], cache, logits_to_keep=1)
         # A tokenizer may cut the prompt otherwise once an answer follows it: then it is done by itself.
         recut = [row for row, i in enumerate(batch) if continued[i][: len(encoded[i])] != encoded[i]]
         following = [continued[index][len(encoded[index]) - 1 :] for index in batch]
@@ -108,9 +123,23 @@ def greedy_answers(
         yield dict(zip(batch, zip(answers, likelihoods, strict=True), strict=True))
 
 
-def positions(mask: torch.Tensor) -> torch.Tensor:
-    """int64 [batch, T]: each token's place among its row's, padding aside, as transformers counts in generating."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+def next_logits(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache | None, **options
+) -> torch.Tensor:
+    """[batch, n, vocabulary]: the logits of what follows each of the ids [batch, n], the last of mask's [batch, T].
+
+    The cache holds the tokens before them, and then these too; None: nothing is before them, and nothing is kept.
+    """
+    # Each token's place among its row's, padding aside, as transformers counts in generating.
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions[:, -ids.shape[1] :],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **options,
+    ).logits
 
 
 def continuation_log_likelihoods(
@@ -121,12 +150,7 @@ def continuation_log_likelihoods(
     device = mask.device
     following, real = (part.to(device) for part in padded(ids))
     mask = torch.cat([mask[:, :-1], real], dim=1)
-    logits = model(
-        input_ids=following[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions(mask)[:, -following.shape[1] : -1],
-        past_key_values=cache,
-    ).logits
+    logits = next_logits(model, following[:, :-1], mask[:, :-1], cache)
     chosen = log_probabilities(logits, following[:, 1:])
     return (chosen.double() * real[:, 1:].to(chosen.device)).sum(dim=1).tolist()
 
@@ -153,20 +177,20 @@ def log_likelihoods(
     shared = len(os.path.commonprefix([of_text[:begin] for of_text, begin in zip(ids, begins, strict=True)]))
     # The last shared token is fed with the answers: what it predicts is their first token.
     cached = max(shared - 1, 0)
-    cache = None
+    cache = DynamicCache(config=model.config)
     if cached:
         prefix = torch.tensor([ids[0][:cached]], device=device)
-        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+        next_logits(model, prefix, torch.ones_like(prefix), cache, logits_to_keep=1)
     order = sorted(range(len(answers)), key=lambda index: len(ids[index]))
     found = [0.0] * len(answers)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         of_batch, mask = (part.to(device) for part in padded([ids[index] for index in batch]))
         expanded = copy.deepcopy(cache)
-        if expanded is not None:
+        if cached:
             # Every kind of cache can do this, those of hybrid models too: the one row once for each answer.
             expanded.reorder_cache(torch.zeros(len(batch), dtype=torch.long, device=device))
-        logits = model(input_ids=of_batch[:, cached:-1], attention_mask=mask[:, :-1], past_key_values=expanded).logits
+        logits = next_logits(model, of_batch[:, cached:-1], mask[:, :-1], expanded)
         log_probability = log_probabilities(logits, of_batch[:, cached + 1 :]).cpu()
         for row, index in enumerate(batch):
             first, last = begins[index] - cached - 1, len(ids[index]) - cached - 1
