@@ -70,7 +70,14 @@ def main(config):
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments, set_seed
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        DataCollatorWithFlattening,
+        Trainer,
+        TrainingArguments,
+        get_scheduler,
+        set_seed,
+    )
 
     from utils import tokens
     from utils.models import load_model, merged
@@ -143,7 +150,11 @@ def main(config):
             data_collator=collator,
             processing_class=tokenizer,
         )
-    except (ValueError, RuntimeError) as error:  # such as a report_to that is not installed
+        # The Trainer would ask for these only after the run has been recorded and announced.
+        trainer.get_optimizer_cls_and_kwargs(arguments, language_model)
+        unused = torch.optim.SGD([torch.zeros(1)])
+        get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:  # such as a library that is not installed
         raise InputError(f"trainer: {first_line(error)}") from error
     checkpoint = last_checkpoint(model_dir) if config.resume else None
     if is_main_process():

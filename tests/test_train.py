@@ -281,6 +281,19 @@ def test_a_text_beyond_the_context_is_named(run, tmp_path):
         run("long", dataset=long)
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("optim", "lomo", "trainer: You need to install `lomo_optim`"),
+        ("lr_scheduler_type", "warmup_stable_decay", "trainer: .* missing .*'num_decay_steps'"),
+    ],
+)
+def test_what_an_optimizer_or_a_scheduler_lacks_is_named_before_anything_is_written(run, tmp_path, key, value, message):
+    with pytest.raises(InputError, match=message):
+        run("lacking", **{f"trainer.{key}": value})
+    assert not list(tmp_path.rglob("run.json"))
+
+
 def test_tensorboard_by_a_key(run):
     folder = run("board", **{"trainer.report_to": "tensorboard"})
     assert list(folder.rglob("events.out.tfevents*"))
