@@ -6,6 +6,9 @@ import importlib
 import os
 import pickle
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -225,3 +228,35 @@ def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     # Of root, as whom tests may run, nothing is kept.
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     assert config.file()(str(path)) == "may not be read by this user"
+
+
+CANCELLED = """
+import time
+from pathlib import Path
+from contrast_attention import RULES
+from utils import artifacts, config
+
+@config.script("contrast_attention", RULES)
+def main(keys):
+    with artifacts.whole_file(Path(keys.attn_diff)) as aside:
+        aside.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+main()
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, sent):
+    keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
+    command = [sys.executable, "-c", CANCELLED, *keys]
+    with subprocess.Popen(
+        command, cwd=config.CONFIG_FOLDER.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdout.readline() == "writing\n"
+        assert list(tmp_path.iterdir())
+        script.send_signal(sent)
+        _, said = script.communicate()
+    assert (script.returncode, said) == (130, "contrast_attention.py: stopped\n")
+    assert not list(tmp_path.iterdir())

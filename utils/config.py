@@ -13,6 +13,7 @@ import gc
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,8 @@ def script(name: str, rules: dict[str, Rule]):
         def command_line() -> None:
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            # A job that is cancelled (SIGTERM) ends as by Ctrl-C, so that it tidies up.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             use_huge_pages()
             collect_garbage_rarely()
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
