@@ -42,7 +42,7 @@ def main(config):
     artifacts.check_writable("output_dir", output / "metrics.json")
     prompts = questions.read_prompts(config.prompts)
     people = biography.read_people(config.dataset, prompts)
-    pool = biography.read_people(config.examples, prompts)
+    pool = biography.read_people(config.examples, prompts) if config.shots else []
     asked = questions.ask(people, pool, prompts, config.shots, config.seed, config.people or len(people))
 
     # torch and transformers take seconds to import: only once the input is known to be good.
@@ -57,6 +57,8 @@ def main(config):
     # Prepare model
     checkpoint = config.model_dir or config.model
     base = config.model if config.model_dir else None
+    if base and tokens.adapter_base(checkpoint) is None:
+        raise InputError(f"model={base}: leave it out; model_dir={checkpoint} holds a whole model, not an adapter")
     tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code, base)
     language_model = load_model(checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base)
 

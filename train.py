@@ -8,6 +8,8 @@ Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 import dataclasses
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -50,6 +52,8 @@ POSITIVE = (
     "save_steps",
     "logging_steps",
 )
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "adam_epsilon")
+BELOW_1 = ("adam_beta1", "adam_beta2")
 
 
 @script("train", RULES)
@@ -62,9 +66,19 @@ def main(config):
             f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
         )
     settings = OmegaConf.to_container(config)
-    texts_sha256 = hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest()
+    trained_on = {
+        "texts_sha256": hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest(),
+        # Each has a batch of its own; torchrun says how many they are.
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+    }
+    checkpoint = last_checkpoint(model_dir) if config.resume else None
     if config.resume and (model_dir / "run.json").is_file():
-        check_resumed(model_dir / "run.json", settings, texts_sha256)
+        check_resumed(model_dir / "run.json", settings, trained_on)
+    if checkpoint and not any(Path(checkpoint).glob("rng_state*.pth")):
+        raise InputError(
+            f"resume: {checkpoint} has the weights alone (trainer.save_only_model), without the optimizer's state; "
+            "train anew in another model_dir"
+        )
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -156,13 +170,11 @@ def main(config):
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
     except (ImportError, TypeError, ValueError, RuntimeError) as error:  # such as a library that is not installed
         raise InputError(f"trainer: {first_line(error)}") from error
-    checkpoint = last_checkpoint(model_dir) if config.resume else None
     if is_main_process():
         count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
         begin = f"from {checkpoint}" if checkpoint else "from the start"
         print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
-        record = artifacts.record(settings) | {"texts_sha256": texts_sha256}
-        artifacts.write_json(model_dir / "run.json", record)
+        artifacts.write_json(model_dir / "run.json", artifacts.record(settings) | trained_on)
     done = trainer.train(resume_from_checkpoint=checkpoint)
 
     if not is_main_process():
@@ -193,58 +205,79 @@ def check_packing(language_model, collator, examples: list[dict]) -> None:
         )
 
 
-def check_resumed(record: Path, settings: dict, texts_sha256: str) -> None:
-    """Raise InputError where a run's record says that its checkpoints come of other settings or texts than these."""
+def check_resumed(record: Path, settings: dict, trained_on: dict) -> None:
+    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
+    another number of processes than these."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        before, sha256_before = made["config"], made["texts_sha256"]
+        before = made["config"]
         pairs = {key: (settings[key], before[key]) for key in KEPT}
         of_trainer = settings["trainer"], before["trainer"]
         pairs |= {f"trainer.{key}": tuple(part.get(key) for part in of_trainer) for key in KEPT_TRAINER}
+        pairs["the number of processes"] = trained_on["processes"], made["processes"]
+        same_texts = trained_on["texts_sha256"] == made["texts_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
     for key, (now, then) in pairs.items():
         if now != then:
             raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
-    if texts_sha256 != sha256_before:
+    if not same_texts:
         raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
 
 
 def last_checkpoint(model_dir: Path) -> str | None:
     """The last checkpoint that is whole.
 
-    A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last.
+    A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last, or with
+    half of it.
     """
-    found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json")]
+    found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
     steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdigit()}
     return str(steps[max(steps)]) if steps else None
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def build(kind, key: str, values: dict, **fixed):
     """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
     for name in fixed:
         if name in values:
-            raise InputError(f"{key}.{name}: not here; the keys seed=... and model_dir=... of their own set it")
-    check_arguments(kind, key, values)
+            raise InputError(f"{key}.{name}: leave it out; train.py sets it itself")
+    checked = check_arguments(kind, key, values)
     try:
-        return kind(**values, **fixed)
+        return kind(**checked, **fixed)
     except (TypeError, ValueError) as error:
         raise InputError(f"{key}: {' '.join(str(error).split())}") from error
 
 
-def check_arguments(kind, key: str, values: dict) -> None:
-    """Raise InputError at the first value that the library's dataclass does not know, or that can't be meant."""
+def check_arguments(kind, key: str, values: dict) -> dict:
+    """The values, with whole numbers for those that stand as 8.0 or 1e3; InputError at the first that the library's
+    dataclass does not know, or that can't be meant."""
+    checked = dict(values)
     known = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
         if type(known[name].default) in (int, float):
-            if not isinstance(value, (int, float)):
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise InputError(f"{key}.{name}={value}: must be a number")
-            if known[name].type in (int, "int") and value != int(value):
-                raise InputError(f"{key}.{name}={value}: must be a whole number")
+            if known[name].type in (int, "int"):
+                if value != int(value):
+                    raise InputError(f"{key}.{name}={value}: must be a whole number")
+                checked[name] = int(value)
             if name in POSITIVE and value <= 0:
                 raise InputError(f"{key}.{name}={value}: must be above 0")
+            if name in NOT_NEGATIVE and value < 0:
+                raise InputError(f"{key}.{name}={value}: must not be below 0")
+            if name in BELOW_1 and not 0 <= value < 1:
+                raise InputError(f"{key}.{name}={value}: must be from 0 to below 1")
+    return checked
 
 
 if __name__ == "__main__":

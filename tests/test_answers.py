@@ -168,6 +168,17 @@ def test_a_prompt_beyond_the_context_is_named():
         answers.check_length(tokenizer, asked, room + 1, config)
 
 
+def test_probabilities_that_are_not_numbers_are_refused():
+    tokenizer = tiny.tokenizer()
+    model = tiny.model("llama", len(tokenizer))
+    with torch.no_grad():
+        model.lm_head.weight[5] = torch.nan
+    with pytest.raises(InputError, match="not numbers"):
+        list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 2, 2))
+    with pytest.raises(InputError, match="not numbers"):
+        answers.log_likelihoods(model, tokenizer, PROMPTS[1], CHOICES, 2)
+
+
 def test_models_that_go_on_from_a_cached_prompt_pass(asked):
     model, tokenizer = asked
     for prompt in PROMPTS:

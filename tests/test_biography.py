@@ -98,6 +98,12 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             list(read_texts(path))
 
 
+def test_read_people_puts_a_field_that_is_wrapped_on_one_line(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_bytes(b'text\n"<name>Ann\nLee</name> of <city>New \r\n  York</city>."\n')
+    assert read_people(path, ["city"]) == [{"name": "Ann Lee", "city": "New York"}]
+
+
 def test_read_people(tmp_path):
     rows = ["<name>Ann</name> of <city>Bonn</city>", "In <city>Łódź</city> lives <name>Bob</name>"]
     path = write_rows(tmp_path / "people.csv", rows)

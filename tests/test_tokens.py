@@ -197,6 +197,10 @@ def test_an_adapter_without_a_tokenizer_takes_its_base_models(tmp_path):
     assert adapter_base(str(base)) is None
     assert adapter_base("organisation/name") is None
     assert fingerprint(load_tokenizer(str(adapter))) == fingerprint(tokenizer)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "adapter_config.json").write_text("")
+    with pytest.raises(InputError, match="half/adapter_config.json: damaged"):
+        load_tokenizer(str(tmp_path / "half"))
     # One of its own comes first.
     own = make("has bos", ["Ganz andere Wörter kommen hier vor."])
     own.save_pretrained(adapter)

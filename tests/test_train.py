@@ -147,16 +147,20 @@ def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
     broken = run("broken", **every_step)
     # Stopped while it saved the third.
     (broken / "checkpoint-3" / "trainer_state.json").unlink()
-    shutil.rmtree(broken / "checkpoint-4")
+    (broken / "checkpoint-4" / "trainer_state.json").write_text('{"best')
     run("broken", **every_step, resume="true")
     assert "from " + str(broken / "checkpoint-2") in capsys.readouterr().out
     for name, weight in adapter(unbroken).items():
         torch.testing.assert_close(weight, adapter(broken)[name], rtol=1e-6, atol=1e-8)
 
 
-def test_other_texts_and_another_learning_rate_are_not_resumed(run, dataset, tmp_path):
+def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run, dataset, tmp_path, monkeypatch):
     copy = shutil.copy(dataset, tmp_path / "copy.csv")
     run("first", dataset=copy)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InputError, match=r"resume: the number of processes is 2 now and was 1"):
+            run("first", dataset=copy, resume="true")
     with pytest.raises(InputError, match=r"resume: trainer.learning_rate is 0.1 now and was 0.0005"):
         run("first", dataset=copy, resume="true", **{"trainer.learning_rate": 0.1})
     copy.write_text("text\nanother\n")
@@ -168,12 +172,28 @@ def test_other_texts_and_another_learning_rate_are_not_resumed(run, dataset, tmp
     ("key", "value", "message"),
     [
         ("trainer.max_grad_norm", "null", "trainer.max_grad_norm=None: must be a number"),
+        ("trainer.max_steps", "inf", "trainer.max_steps=inf: must be a number"),
+        ("trainer.learning_rate", -1, "trainer.learning_rate=-1: must not be below 0"),
+        ("+trainer.adam_beta1", 1.5, "trainer.adam_beta1=1.5: must be from 0 to below 1"),
         ("lora.r", 1.5, "lora.r=1.5: must be a whole number"),
+        ("+lora.task_type", "CAUSAL_LM", "lora.task_type: leave it out"),
+        ("attn_implementation", "none_such", "with attn_implementation=none_such"),
     ],
 )
 def test_what_a_library_would_choke_on_is_named(run, key, value, message):
     with pytest.raises(InputError, match=message):
         run("odd", **{key: value})
+
+
+def test_whole_numbers_may_be_written_as_fractions(run):
+    folder = run("whole", **{"trainer.max_steps": "2e0", "trainer.per_device_train_batch_size": 2.0})
+    assert last_checkpoint(folder).name == "checkpoint-2"
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_not_resumed(run):
+    run("weights", **{"trainer.save_strategy": "steps", "+trainer.save_steps": 2, "+trainer.save_only_model": "true"})
+    with pytest.raises(InputError, match="checkpoint-4 has the weights alone"):
+        run("weights", resume="true")
 
 
 def test_a_damaged_record_is_named_in_resuming(run):

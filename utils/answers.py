@@ -1,6 +1,7 @@
 """A model's greedy answers to questions, and how likely it finds given answers."""
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 
@@ -152,7 +153,15 @@ def continuation_log_likelihoods(
     mask = torch.cat([mask[:, :-1], real], dim=1)
     logits = next_logits(model, following[:, :-1], mask[:, :-1], cache)
     chosen = log_probabilities(logits, following[:, 1:])
-    return (chosen.double() * real[:, 1:].to(chosen.device)).sum(dim=1).tolist()
+    return checked((chosen.double() * real[:, 1:].to(chosen.device)).sum(dim=1).tolist())
+
+
+def checked(likelihoods: list[float]) -> list[float]:
+    if any(map(math.isnan, likelihoods)):
+        raise InputError(
+            "the model's probabilities are not numbers (NaN): its training diverged, or dtype=float32 helps"
+        )
+    return likelihoods
 
 
 def log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -195,4 +204,4 @@ def log_likelihoods(
         for row, index in enumerate(batch):
             first, last = begins[index] - cached - 1, len(ids[index]) - cached - 1
             found[index] = float(log_probability[row, first:last].double().sum())
-    return found
+    return checked(found)

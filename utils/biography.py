@@ -80,11 +80,15 @@ def field_spans(tagged: str) -> tuple[str, dict[str, tuple[int, int]]]:
 
 
 def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
-    """Each row's fields by tag; InputError names a row that lacks `name` or a field that is asked about."""
+    """Each row's fields by tag, on one line each.
+
+    Raises InputError that names a row that lacks `name` or a field that is asked about.
+    """
     people = []
     for row, tagged in enumerate(read_texts(path), start=1):
         plain, spans = field_spans(tagged)
-        person = {tag: plain[start:end].strip() for tag, (start, end) in spans.items()}
+        # A prompt's examples stand on a line each, and an answer ends with its line.
+        person = {tag: re.sub(r"\s*[\r\n]\s*", " ", plain[start:end].strip()) for tag, (start, end) in spans.items()}
         lacking = [tag for tag in ("name", *asked) if not person.get(tag)]
         if lacking:
             raise InputError(f"{path}: row {row} has no <{lacking[0]}>, which the prompts ask for")

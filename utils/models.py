@@ -57,7 +57,8 @@ def load_model(
     try:
         loaded = AutoModelForCausalLM.from_pretrained(**arguments).eval()
     except Exception as error:  # a damaged file can raise nearly anything
-        raise cannot_load("model", model, error) from error
+        what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
+        raise cannot_load(what, model, error) from error
     if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
         print("no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)", flush=True)
     return loaded

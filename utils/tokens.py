@@ -46,11 +46,17 @@ def source(model: str) -> dict[str, object]:
 
 
 def adapter_base(model: str) -> str | None:
-    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder."""
+    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
+
+    Raises InputError where the adapter's configuration can't be read.
+    """
     path = Path(model).expanduser() / "adapter_config.json"
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint") from error
 
 
 def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None = None) -> "PreTrainedTokenizerFast":
