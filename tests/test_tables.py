@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
 
 from tests import tiny
 from tests.conftest import ROOT
@@ -126,14 +128,38 @@ def test_finished_runs_are_not_made_again(clone, snakemake, results):
     assert (results / "table.csv").read_bytes() == before
 
 
-def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, results):
+def test_other_texts_are_augmented_anew(clone, snakemake, results, tmp_path):
+    augmented = clone / "data_augmented/smoke/random-2.csv"
+    for path in (augmented, augmented.with_suffix(".json")):
+        path.touch()
+    run = shutil.move(results / "random/seed-2", tmp_path)
+    assert "rule augmentation" not in snakemake("-n")
+    (clone / "data/biography_synthetic.csv").touch()
+    assert "rule augmentation" in snakemake("-n")
+    shutil.move(run, results / "random")
+
+
+def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
     table.check_results(config, results)
     with pytest.raises(InputError, match=r"made with another tokens than the table's; .*delete.*none/seed-1 none"):
         table.check_results(config | {"tokens": 5000}, results)
-    with pytest.raises(InputError, match=r"with another people than the table's.*untrained/paper none/seed-1"):
-        table.check_results(config | {"evaluate": config["evaluate"] | {"people": 4}}, results)
-    with pytest.raises(InputError, match=r"with another quant.load_in_8bit than the table's"):
+    for other in (4, None):
+        with pytest.raises(InputError, match=r"with another people than the table's.*untrained/paper none/seed-1"):
+            table.check_results(config | {"evaluate": {"people": other} if other else {}}, results)
+    with pytest.raises(InputError, match=r"another processes than the table's"):
+        table.check_results(config | {"resources": {"train": {"processes": 2}}}, results)
+    with pytest.raises(InputError, match=r"another seed than the table's; .* keep_probabilities.json$"):
+        table.check_results(config | {"seeds": [2, 1]}, results)
+    arms = config["arms"] | {"more": {"augment_type": "random", "alpha": 0.3}}
+    with pytest.raises(InputError, match=r"another arms than the table's; .* keep_probabilities.json$"):
+        table.check_results(config | {"arms": arms}, results)
+    # Nobody has trained the untrained model otherwise.
+    alone = tmp_path / "smoke"
+    shutil.copytree(results / "untrained", alone / "untrained")
+    with pytest.raises(InputError, match=r"another model than the table's; .* untrained/paper$"):
+        table.check_results(config | {"trained": config["large"]}, alone)
+    with pytest.raises(InputError, match=r"with another quant than the table's"):
         table.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
     assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
 
@@ -168,6 +194,16 @@ def test_every_table_can_be_planned(clone, snakemake, path):
         ),
         ({"against": [], "arms": {"Odd-1": None}}, "Odd-1: the name of an arm or an evaluation has small letters"),
         ({"train": {"lora": {"r": 8}}}, "train.lora: as on a command line, each with its dot: lora.r"),
+        ({"seeds": 5}, "seeds=5: must hold a list"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: 1 stands there twice"),
+        ({"seeds": [1, -1]}, "seeds=-1: must be a whole number from 0"),
+        ({"tokens": 0}, "tokens=0: must be a whole number from 1"),
+        ({"checkpoints": 2.5}, "checkpoints=2.5: must be a whole number from 1"),
+        ({"train": {"seed": 7}}, "train.seed: leave it out"),
+        ({"train": {"trainer.max_steps": 7}}, "train.trainer.max_steps: leave it out"),
+        ({"train": {"trainer.learning_rate": "fast"}}, "train.trainer.learning_rate=fast: must be a number"),
+        ({"resources": {"trian": {"gpu": 1}}}, "resources: unknown key trian: did you mean train"),
+        ({"evaluate": {"people": 1}}, "evaluations.paper: people=1: two at least"),
         ({"measures": ["loss"]}, "measures=loss: must be of: exact_match"),
         ({"against": ["nobody"]}, "against=nobody: no such arm"),
         ({"target": "medium"}, "target=medium: must be one of"),
@@ -201,6 +237,17 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
     path.write_text(path.read_text().replace("Patricia", "Patrizia"))
     with pytest.raises(InputError, match="facts/seed-2/paper/1: asked about other people"):
         summary.collect(config, tmp_path / "smoke")
+
+
+def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
+    config = read(ROOT / "conf/tables/smoke.yaml")
+    runs = summary.read_runs(config, results)
+    runs["random"][1]["loss"] = []
+    assert summary.of_runs(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
+        arm: arm == "random" for arm in ARMS
+    }
+    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
@@ -247,6 +294,16 @@ def test_an_epochs_last_step_has_fewer_texts():
     sizes = [len(range(100)[first : first + 16]) for first in range(0, 100, 16)]
     assert budget.texts_in_step(100, 16) == np.mean(sizes)
     assert budget.texts_in_step(96, 16) == 16
+    # Seven batches of 16, two to a step.
+    assert budget.texts_in_step(100, 16, accumulated=2) == 100 / 4
+
+
+@pytest.mark.parametrize(("texts", "processes"), [(100, 2), (100, 8), (1000, 2)])
+def test_several_processes_fill_their_last_batches_up(texts, processes):
+    batches = BatchSampler(range(texts), batch_size=8, drop_last=False)
+    of_processes = [list(BatchSamplerShard(batches, processes, index)) for index in range(processes)]
+    steps = [sum(map(len, of_step)) for of_step in zip(*of_processes, strict=True)]
+    assert budget.texts_in_step(texts, 8, processes=processes) == np.mean(steps)
 
 
 def test_steps_make_the_budget():

@@ -1,6 +1,6 @@
 """How many steps of training make a number of tokens of these texts.
 
-    python workflow/budget.py MODEL TEXTS.csv TOKENS BATCH CHECKPOINTS OUTPUT
+    python workflow/budget.py MODEL TEXTS.csv OUTPUT TOKENS CHECKPOINTS BATCH ACCUMULATED PROCESSES
 
 Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts a step>". Token-dropout changes how many
 tokens a text has. So that all arms of a table are trained on the same number of tokens, an arm with shorter texts takes
@@ -17,9 +17,14 @@ from utils import biography, tokens
 from utils.artifacts import whole_file
 
 
-def texts_in_step(texts: int, batch: int) -> float:
-    """On average over an epoch, whose last step has what is left."""
-    return texts / math.ceil(texts / batch)
+def texts_in_step(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> float:
+    """On average over an epoch of `texts` texts; a step has `accumulated` batches of each process.
+
+    An epoch's last step has what is left. Several processes fill their last batches up with texts that they have had.
+    """
+    rounds = math.ceil(texts / (batch * processes))
+    seen = texts if processes == 1 else rounds * batch * processes
+    return seen / math.ceil(rounds / accumulated)
 
 
 def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: float, checkpoints: int) -> tuple[int, int]:
@@ -28,11 +33,11 @@ def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: float, che
     return each * checkpoints, each
 
 
-def main(model: str, texts: str, tokens_to_see: str, batch: str, checkpoints: str, output: str) -> None:
+def main(model: str, texts: str, output: str, tokens_to_see: str, checkpoints: str, *of_step: str) -> None:
     plain = [biography.strip_tags(tagged) for tagged in biography.read_texts(texts)]
     encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
     tokens_a_text = sum(len(of_text.input_ids) for of_text in encoded) / len(encoded)
-    texts_a_step = texts_in_step(len(encoded), int(batch))
+    texts_a_step = texts_in_step(len(encoded), *map(int, of_step))
     steps, each = steps_for(int(tokens_to_see), tokens_a_text, texts_a_step, int(checkpoints))
     with whole_file(Path(output)) as aside:
         aside.write_text(f"{steps} {each} {tokens_a_text:.2f} {texts_a_step:.2f}\n")

@@ -5,11 +5,12 @@ import numpy as np
 from utils import biography, dropout, tokens
 from utils.attention_dump import read_dump
 from utils.contrast import weights_of
-from workflow.table import augmentation_of, dump_of
+from workflow.table import augmentation_of, dump_of, shown_by
 
 
 def keep_probabilities(config: dict, folder: str) -> dict:
-    """{"tokens": the first text's tokens, "arms": {arm: keep-probability of each}}; `folder` holds the dumps."""
+    """{"settings": what was asked for, "tokens": the first text's tokens, "arms": {arm: keep-probability of each}};
+    `folder` holds the dumps."""
     plain = biography.strip_tags(next(biography.read_texts(config["dataset"])))
     tokenizer = tokens.load_tokenizer(config["trained"])
     encoded = tokens.encode(tokenizer, [plain], "tokenizer")
@@ -26,4 +27,4 @@ def keep_probabilities(config: dict, folder: str) -> dict:
         else:
             keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
-    return {"tokens": [plain[start:end] for start, end in offsets], "arms": arms}
+    return {"settings": shown_by(config), "tokens": [plain[start:end] for start, end in offsets], "arms": arms}

@@ -53,7 +53,7 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path)
     for arm, of_arm in runs.items():
         # Seeds whose texts are a little shorter take a few steps more.
         count = min(len(run["loss"]) for run in of_arm)
-        losses = np.array([run["loss"][:count] for run in of_arm])
+        losses = np.array([run["loss"][:count] for run in of_arm]).reshape(len(of_arm), count, 2)
         panels[0][-1].plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), label=arm)
     panels[0][-1].set_title("training loss")
     panels[0][-1].legend(fontsize="small")

@@ -82,7 +82,8 @@ def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
             "tokens a text": mean(run["tokens_a_text"] for run in of_arm),
             "steps": mean(run["steps"] for run in of_arm),
             "tokens trained on": mean(run["steps"] * run["texts_a_step"] * run["tokens_a_text"] for run in of_arm),
-            "last loss": mean(run["loss"][-1][1] for run in of_arm),
+            # None is logged in fewer steps than trainer.logging_steps.
+            "last loss": mean(run["loss"][-1][1] if run["loss"] else np.nan for run in of_arm),
         }
         for arm, of_arm in runs.items()
     )
