@@ -75,13 +75,17 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
     with open(results / "table.csv", newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["arm"] for row in rows} == {"untrained", *ARMS}
-    # A mean of the table, from the predictions themselves.
-    answers = []
+    # Means of the tables, from the predictions themselves.
+    right = {}
     for seed in config["seeds"]:
         with open(results / f"facts/seed-{seed}/paper/1/predictions.csv", newline="") as opened:
-            answers += [answer["chosen"] == answer["answer"] for answer in csv.DictReader(opened)]
+            for answer in csv.DictReader(opened):
+                right.setdefault(answer["field"], []).append(100 * (answer["chosen"] == answer["answer"]))
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
-    assert float(row["mean"]) == pytest.approx(100 * np.mean(answers))
+    assert float(row["mean"]) == pytest.approx(np.mean(list(right.values())))
+    heading, cells = "## paper, right choice, % by field", [f"{np.mean(of_field):.1f}" for of_field in right.values()]
+    (row,) = re.findall(r"^\| facts .*$", markdown.split(heading)[1].split("## ")[0], re.MULTILINE)
+    assert re.findall(r"[\d.]+", row) == cells
     for picture in ("scores", "curves", "keep_probabilities"):
         assert (results / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -280,6 +284,9 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
         "## paper, differences of right choice, %",
         "## own_words",
         "## own_words, differences of log-likelihood",
+        "## paper, log-likelihood by field",
+        "## paper, right choice, % by field",
+        "## own_words, log-likelihood by field",
         "## What was trained on",
     ]
 

@@ -116,6 +116,24 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
     }
 
 
+def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
+    """For people to read, by heading: each arm's mean in each field, over people and seeds."""
+    last, tables = str(config["checkpoints"]), {}
+    for evaluation, measure in measured(config):
+        name, digits = MEASURES[measure]
+        rows = []
+        for arm in ("untrained", *config["arms"]):
+            parts = [f"{arm}/seed-{seed}/{evaluation}/{last}" for seed in config["seeds"]]
+            folders = [f"untrained/{evaluation}"] if arm == "untrained" else parts
+            read = (json.loads((results / folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders)
+            means = pd.DataFrame(
+                {field: of_field[measure] for field, of_field in made["fields"].items()} for made in read
+            )
+            rows.append({"arm": arm} | means.mean().map(f"{{:.{digits}f}}".format).to_dict())
+        tables[f"{evaluation}, {name} by field"] = pd.DataFrame(rows)
+    return tables
+
+
 def difference(row: dict, other: str, digits: int) -> str:
     """With its interval and p-value; nothing where an arm is not compared with this one."""
     by, low, high, p = (row.get(f"minus {other}{of}", np.nan) for of in ("", ", low", ", high", ", p"))
@@ -136,7 +154,7 @@ def summarize(config: dict, results: Path) -> None:
         "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
         "for their number.\n"
     )
-    for heading, table in shown(scores, config).items():
+    for heading, table in (shown(scores, config) | by_field(config, results)).items():
         parts.append(f"## {heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
         latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
