@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from utils import attention_dump, biography
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, control_weights, pictures, scratch_models, summary, table
+from workflow import budget, check, control_weights, pictures, scratch_models, summary
 from workflow.keep import keep_probabilities
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
@@ -101,7 +101,7 @@ def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypa
     monkeypatch.chdir(clone)
     for section, arm in (({}, own_keys), (own_keys, {}), (None, own_keys)):
         changed = config | {"data_augmentation": section, "arms": {"arm_1": arm}}
-        table.check(changed | {"against": []})
+        check.check_table(changed | {"against": []})
         assert keep_probabilities(changed, "tables_out/smoke")["arms"]["arm_1"] == kept["difference"]
     # The same probabilities in another order, but for the commas and full stops, which always stay.
     highest = [np.mean(sorted(kept[arm])[:40]) for arm in guided]
@@ -145,26 +145,26 @@ def test_other_texts_are_augmented_anew(clone, snakemake, results, tmp_path):
 
 def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    table.check_results(config, results)
+    check.check_results(config, results)
     with pytest.raises(InputError, match=r"made with another tokens than the table's; .*delete.*none/seed-1 none"):
-        table.check_results(config | {"tokens": 5000}, results)
+        check.check_results(config | {"tokens": 5000}, results)
     for other in (4, None):
         with pytest.raises(InputError, match=r"with another people than the table's.*untrained/paper none/seed-1"):
-            table.check_results(config | {"evaluate": {"people": other} if other else {}}, results)
+            check.check_results(config | {"evaluate": {"people": other} if other else {}}, results)
     with pytest.raises(InputError, match=r"another processes than the table's"):
-        table.check_results(config | {"resources": {"train": {"processes": 2}}}, results)
+        check.check_results(config | {"resources": {"train": {"processes": 2}}}, results)
     with pytest.raises(InputError, match=r"another seed than the table's; .* keep_probabilities.json$"):
-        table.check_results(config | {"seeds": [2, 1]}, results)
+        check.check_results(config | {"seeds": [2, 1]}, results)
     arms = config["arms"] | {"more": {"augment_type": "random", "alpha": 0.3}}
     with pytest.raises(InputError, match=r"another arms than the table's; .* keep_probabilities.json$"):
-        table.check_results(config | {"arms": arms}, results)
+        check.check_results(config | {"arms": arms}, results)
     # Nobody has trained the untrained model otherwise.
     alone = tmp_path / "smoke"
     shutil.copytree(results / "untrained", alone / "untrained")
     with pytest.raises(InputError, match=r"another model than the table's; .* untrained/paper$"):
-        table.check_results(config | {"trained": config["large"]}, alone)
+        check.check_results(config | {"trained": config["large"]}, alone)
     with pytest.raises(InputError, match=r"with another quant than the table's"):
-        table.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
+        check.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
     assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
 
 
@@ -224,14 +224,14 @@ def test_every_table_can_be_planned(clone, snakemake, path):
 )
 def test_a_table_is_checked(changed, message):
     with pytest.raises(InputError, match=message):
-        table.check(read(ROOT / "conf/tables/smoke.yaml") | changed)
+        check.check_table(read(ROOT / "conf/tables/smoke.yaml") | changed)
 
 
 def test_keys_that_a_library_knows_are_let_through():
     config = read(ROOT / "conf/tables/smoke.yaml")
     config["train"] |= {"trainer.adam_beta2": 0.95, "trainer.fsdp_config.min_num_params": 1, "lora.r": 4}
     config["save_attention"] = {"quant.load_in_8bit": True}
-    table.check(config)
+    check.check_table(config)
 
 
 def test_people_are_paired_by_name(clone, results, tmp_path):

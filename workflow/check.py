@@ -1,0 +1,199 @@
+"""A table's YAML and the results that are there, checked before anything runs."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from data_augmentation import check_guidance
+from train import check_arguments
+from utils.config import CONFIG_FOLDER, integer, unknown_key
+from utils.errors import InputError
+from workflow.table import DUMPS, MEASURES, NAME, RESOURCES, asked_by, augmentation_of, runs, settings_of, shown_by
+
+NEEDED = (
+    "table",
+    "large",
+    "small",
+    "trained",
+    "target",
+    "dataset",
+    "arms",
+    "seeds",
+    "tokens",
+    "checkpoints",
+    "evaluations",
+    "measures",
+    "against",
+)
+
+# Overrides of the scripts' keys, and the rules' resources.
+OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources")
+
+# Keys of the scripts that the rules set themselves.
+SET_BY_RULES = {
+    "save_attention": ("model", "dataset", "save_name"),
+    "data_augmentation": ("model", "dataset", "save_name", "seed"),
+    "train": (
+        "model",
+        "dataset",
+        "model_dir",
+        "seed",
+        "resume",
+        "trainer.max_steps",
+        "trainer.num_train_epochs",
+        "trainer.save_strategy",
+        "trainer.save_steps",
+    ),
+    "evaluate": ("model", "model_dir", "output_dir"),
+}
+
+# Of evaluate.yaml: Hydra's own, and what differs from run to run.
+NOT_ASKED = ("defaults", *SET_BY_RULES["evaluate"])
+
+# The rules that a table's `resources` may name.
+RULES_WITH_RESOURCES = ("attention", "train", "evaluate")
+
+# Where the arguments are known that a section of train.yaml hands on to a library.
+ARGUMENTS = {
+    "trainer": ("transformers", "TrainingArguments"),
+    "lora": ("peft", "LoraConfig"),
+}
+
+
+def check_table(config: dict) -> None:
+    """Raise InputError, in one line, where the table lacks something or says what nothing reads."""
+    if "table" not in config:
+        raise InputError("which table? snakemake --configfile conf/tables/NAME.yaml ...")
+    for key in config:
+        if key not in NEEDED + OPTIONAL:
+            raise unknown_key(key, NEEDED + OPTIONAL)
+    missing = [key for key in NEEDED if config.get(key) is None]
+    if missing:
+        raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
+    for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
+        if not isinstance(config[key], kind):
+            raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
+    for key in ("tokens", "checkpoints"):
+        check_whole(key, config[key], 1)
+    if config["target"] not in ("small", "large"):
+        raise InputError(f"target={config['target']}: must be one of: small, large")
+    if len(config["seeds"]) < 2:
+        raise InputError(f"seeds={config['seeds']}: two at least, or nothing tells chance from effect")
+    for seed in config["seeds"]:
+        check_whole("seeds", seed, 0)
+        if config["seeds"].count(seed) > 1:
+            raise InputError(f"seeds={config['seeds']}: {seed} stands there twice")
+    for measure in config["measures"]:
+        if measure not in MEASURES:
+            raise InputError(f"measures={measure}: must be of: {', '.join(MEASURES)}")
+    for arm in config["against"]:
+        if arm not in config["arms"]:
+            raise InputError(f"against={arm}: no such arm")
+    for script in ("save_attention", "data_augmentation", "train", "evaluate"):
+        check_keys(script, script, config.get(script) or {})
+    for arm, options in config["arms"].items():
+        check_keys(f"arms.{arm}", "data_augmentation", options or {})
+        merged = augmentation_of(config, arm)
+        guide = merged.get("attn_weights")
+        if guide is not None and guide not in DUMPS:
+            raise InputError(f"arms.{arm}.attn_weights={guide}: must be one of: {', '.join(DUMPS)}")
+        if options is not None:
+            missing = [key for key in ("augment_type", "alpha", "multiply") if merged.get(key) is None]
+            if missing:
+                raise InputError(f"arms.{arm}: still needed: {', '.join(missing)}")
+            try:
+                check_guidance(merged)
+            except InputError as error:
+                raise InputError(f"arms.{arm}: {error}") from None
+    for name in (*config["arms"], *config["evaluations"]):
+        if not re.fullmatch(NAME, name):
+            raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
+    for rule, needed in (config.get("resources") or {}).items():
+        if rule not in RULES_WITH_RESOURCES:
+            raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
+        for key in needed:
+            if key not in RESOURCES:
+                raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
+    for evaluation, options in config["evaluations"].items():
+        check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
+        if asked_by(config, evaluation).get("people") == 1:
+            raise InputError(f"evaluations.{evaluation}: people=1: two at least, or there is nothing to test between")
+
+
+def check_whole(key: str, value: object, low: int) -> None:
+    problem = integer(low)(value)
+    if problem:
+        raise InputError(f"{key}={value}: {problem}")
+
+
+def check_keys(section: str, script: str, keys: dict) -> None:
+    """Raise InputError at the first key that the script would refuse, now and not when its turn comes."""
+    rules = importlib.import_module(script).RULES
+    listed = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
+    for key, value in keys.items():
+        name, *argument = key.split(".")
+        if name not in rules:
+            raise InputError(f"{section}: {unknown_key(name, rules)}")
+        if key in SET_BY_RULES[script]:
+            raise InputError(f"{section}.{key}: leave it out; the table's other keys decide it")
+        if isinstance(value, dict):
+            inner = next(iter(value), "...")
+            raise InputError(f"{section}.{key}: as on a command line, each with its dot: {key}.{inner}: ...")
+        if not argument:
+            problem = rules[name](value)
+            # Dumps are made on the way.
+            if problem and name != "attn_weights":
+                raise InputError(f"{section}.{key}={value}: {problem}")
+        elif name in ARGUMENTS and argument[0] in listed[name]:
+            if is_number(listed[name][argument[0]]) and not is_number(value):
+                raise InputError(f"{section}.{key}={value}: must be a number")
+        elif name in ARGUMENTS:
+            # Slow to import, and most tables need nothing that the YAML does not list.
+            module, kind = ARGUMENTS[name]
+            kind = getattr(importlib.import_module(module), kind)
+            check_arguments(kind, f"{section}: {name}", {argument[0]: value})
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_results(config: dict, results: Path) -> None:
+    """Raise InputError where results are there that other settings than the table's have made."""
+    other: dict[str, set[str]] = {}
+    for path in map(results.joinpath, runs(config)):
+        if not path.is_file():
+            continue
+        made = json.loads(path.read_text(encoding="utf-8"))
+        parts = path.relative_to(results).parts
+        if path.name == "run.json":
+            found, needed = made["settings"], settings_of(config, parts[0])
+        elif path.name == "keep_probabilities.json":
+            found, needed = made["settings"], shown_by(config)
+        elif parts[0] == "untrained":
+            found, needed = made["config"], resolved(config, parts[1]) | {"model": config["trained"]}
+        else:
+            found, needed = made["config"], resolved(config, parts[2])
+        needed = json.loads(json.dumps(needed))
+        if path.name == "metrics.json":
+            # A key that is younger than the results was at its default.
+            found = {key: found.get(key, value) for key, value in needed.items()}
+        keys = {key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key)}
+        if keys:
+            run = "/".join(parts[:2])
+            other[run] = other.get(run, set()) | keys
+    if other:
+        keys = ", ".join(sorted(set().union(*other.values())))
+        folders = " ".join(other)
+        raise InputError(f"made with another {keys} than the table's; to redo them delete, in {results}: {folders}")
+
+
+def resolved(config: dict, evaluation: str) -> dict:
+    """All keys of evaluate.py for one of the table's evaluations, but for what differs from run to run."""
+    keys = OmegaConf.load(CONFIG_FOLDER / "evaluate.yaml")
+    for key, value in asked_by(config, evaluation).items():
+        OmegaConf.update(keys, key, value, force_add=True)
+    return {key: value for key, value in OmegaConf.to_container(keys).items() if key not in NOT_ASKED}
