@@ -131,7 +131,7 @@ def test_a_misspelt_key_of_a_library_is_one_line_too(run):
         ({"learning_rate": "abc"}, "trainer.learning_rate=abc: must be a number"),
         ({"num_train_epochs": 0}, "trainer.num_train_epochs=0: must be above 0"),
         ({"per_device_train_batch_size": -3}, "must be above 0"),
-        ({"seed": 5}, "trainer.seed: not here"),
+        ({"seed": 5}, "trainer.seed: leave it out"),
         ({"save_strategy": "never"}, "trainer: .*never"),
     ],
 )
@@ -247,8 +247,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, sent):
+def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path):
     keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
     command = [sys.executable, "-c", CANCELLED, *keys]
     with subprocess.Popen(
@@ -256,7 +255,7 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, sent):
     ) as script:
         assert script.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir())
-        script.send_signal(sent)
+        script.send_signal(signal.SIGTERM)
         _, said = script.communicate()
     assert (script.returncode, said) == (130, "contrast_attention.py: stopped\n")
     assert not list(tmp_path.iterdir())
