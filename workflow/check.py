@@ -94,6 +94,23 @@ def check_table(config: dict) -> None:
             raise InputError(f"against={arm}: no such arm")
     for script in ("save_attention", "data_augmentation", "train", "evaluate"):
         check_keys(script, script, config.get(script) or {})
+    check_arms(config)
+    for name in (*config["arms"], *config["evaluations"]):
+        if not re.fullmatch(NAME, name):
+            raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
+    for rule, needed in (config.get("resources") or {}).items():
+        if rule not in RULES_WITH_RESOURCES:
+            raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
+        for key in needed:
+            if key not in RESOURCES:
+                raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
+    for evaluation, options in config["evaluations"].items():
+        check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
+        if asked_by(config, evaluation).get("people") == 1:
+            raise InputError(f"evaluations.{evaluation}: people=1: two at least, or there is nothing to test between")
+
+
+def check_arms(config: dict) -> None:
     for arm, options in config["arms"].items():
         check_keys(f"arms.{arm}", "data_augmentation", options or {})
         merged = augmentation_of(config, arm)
@@ -108,19 +125,6 @@ def check_table(config: dict) -> None:
                 check_guidance(merged)
             except InputError as error:
                 raise InputError(f"arms.{arm}: {error}") from None
-    for name in (*config["arms"], *config["evaluations"]):
-        if not re.fullmatch(NAME, name):
-            raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
-    for rule, needed in (config.get("resources") or {}).items():
-        if rule not in RULES_WITH_RESOURCES:
-            raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
-        for key in needed:
-            if key not in RESOURCES:
-                raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
-    for evaluation, options in config["evaluations"].items():
-        check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
-        if asked_by(config, evaluation).get("people") == 1:
-            raise InputError(f"evaluations.{evaluation}: people=1: two at least, or there is nothing to test between")
 
 
 def check_whole(key: str, value: object, low: int) -> None:
@@ -164,23 +168,21 @@ def is_number(value: object) -> bool:
 def check_results(config: dict, results: Path) -> None:
     """Raise InputError where results are there that other settings than the table's have made."""
     other: dict[str, set[str]] = {}
+    asked = {evaluation: resolved(config, evaluation) for evaluation in config["evaluations"]}
     for path in map(results.joinpath, runs(config)):
         if not path.is_file():
             continue
         made = json.loads(path.read_text(encoding="utf-8"))
         parts = path.relative_to(results).parts
-        if path.name == "run.json":
-            found, needed = made["settings"], settings_of(config, parts[0])
-        elif path.name == "keep_probabilities.json":
-            found, needed = made["settings"], shown_by(config)
-        elif parts[0] == "untrained":
-            found, needed = made["config"], resolved(config, parts[1]) | {"model": config["trained"]}
-        else:
-            found, needed = made["config"], resolved(config, parts[2])
-        needed = json.loads(json.dumps(needed))
         if path.name == "metrics.json":
+            of_untrained = parts[0] == "untrained"
+            needed = asked[parts[1]] | {"model": config["trained"]} if of_untrained else asked[parts[2]]
             # A key that is younger than the results was at its default.
-            found = {key: found.get(key, value) for key, value in needed.items()}
+            found = {key: made["config"].get(key, value) for key, value in needed.items()}
+        else:
+            needed = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, parts[0])
+            needed = json.loads(json.dumps(needed))
+            found = made.get("settings", {})
         keys = {key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key)}
         if keys:
             run = "/".join(parts[:2])
