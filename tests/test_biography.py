@@ -1,6 +1,9 @@
 """Tagged text and its CSV files: what is taken off, what is left alone, and which row an error names."""
 
 import csv
+import random
+import re
+import time
 
 import pytest
 
@@ -45,6 +48,38 @@ def test_nested_tags_go_as_well():
     tagged = "<name><first>Ann</first> Lee</name> of <city>Bonn</city>"
     assert strip_tags(tagged) == "Ann Lee of Bonn"
     assert field_spans(tagged) == ("Ann Lee of Bonn", {"name": (0, 7), "city": (11, 15)})
+
+
+def one_pair_at_a_time(tagged: str) -> str:
+    while (without_one := re.sub(r"<([a-z_]+)>(.*?)</\1>", r"\2", tagged, count=1, flags=re.DOTALL)) != tagged:
+        tagged = without_one
+    return tagged
+
+
+def test_any_tags_in_any_order():
+    draw = random.Random(0)
+    pieces = ["<a>", "</a>", "<b>", "</b>", "<br>", "x", "y z", "\n"]
+    for _ in range(2000):
+        tagged = "".join(draw.choices(pieces, k=draw.randrange(12)))
+        plain = one_pair_at_a_time(tagged)
+        assert strip_tags(tagged) == plain, tagged
+        assert field_spans(tagged)[0] == plain, tagged
+        first = re.search(r"<([a-z_]+)>(.*?)</\1>", tagged, re.DOTALL)
+        if first:
+            # What lies within the first pair, all tags with a partner anywhere aside.
+            start, end = field_spans(tagged)[1][first[1]]
+            letters = re.sub(r"</?[a-z_]+>", "", first[2])
+            assert re.sub(r"</?[a-z_]+>", "", plain[start:end]) == letters, tagged
+            assert re.sub(r"</?[a-z_]+>", "", plain[:start]) == re.sub(r"</?[a-z_]+>", "", tagged[: first.start()])
+
+
+def test_many_tags_without_a_partner_take_no_time():
+    text = "<p>one<br>" * 50_000
+    begun = time.monotonic()
+    assert strip_tags(text) == text
+    assert field_spans(text) == (text, {})
+    # A search for a partner of each would take minutes.
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -1,7 +1,9 @@
 """Tagged text: `<name>Ada Lovelace</name> was born on <date>...</date>`, its plain text and its fields."""
 
 import csv
+import itertools
 import re
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ TAG = re.compile(r"</?(name|date|city|university|major|company)>")
 
 TAG_NAME = "[a-z_]+"
 
-TAGGED_SPAN = re.compile(rf"<({TAG_NAME})>(.*?)</\1>", re.DOTALL)
+ANY_TAG = re.compile(rf"<(/?)({TAG_NAME})>")
 
 
 def read_texts(path: str | Path) -> Iterator[str]:
@@ -57,11 +59,26 @@ def check_width(path: str | Path, row: int, cells: dict) -> None:
         raise InputError(f"{path}: row {row} has more or fewer fields than the header; quote texts with commas")
 
 
+def pairs_of_tags(tagged: str) -> list[tuple[re.Match, re.Match]]:
+    """Each `<tag>` with its `</tag>`, from the first on; a tag ends the first of its name that is still open."""
+    pairs = []
+    still_open: dict[str, deque[re.Match]] = defaultdict(deque)
+    for tag in ANY_TAG.finditer(tagged):
+        is_end, name = tag.groups()
+        if not is_end:
+            still_open[name].append(tag)
+        elif still_open[name]:
+            pairs.append((still_open[name].popleft(), tag))
+    return sorted(pairs, key=lambda pair: pair[0].start())
+
+
 def strip_tags(tagged: str) -> str:
-    """The text without its `<tag>` ... `</tag>` pairs; what lies between them stays."""
-    while (outer_gone := TAGGED_SPAN.sub(r"\2", tagged)) != tagged:
-        tagged = outer_gone
-    return tagged
+    """The text without its `<tag>` ... `</tag>` pairs; what lies between them stays, as do tags without a partner."""
+    kept, end = [], 0
+    for tag in sorted(itertools.chain(*pairs_of_tags(tagged)), key=re.Match.start):
+        kept.append(tagged[end : tag.start()])
+        end = tag.end()
+    return "".join([*kept, tagged[end:]])
 
 
 def field_spans(tagged: str) -> tuple[str, dict[str, tuple[int, int]]]:
@@ -69,14 +86,18 @@ def field_spans(tagged: str) -> tuple[str, dict[str, tuple[int, int]]]:
 
     Of a tag that comes twice it is the first; of nested ones the outer.
     """
-    plain, spans, end = "", {}, 0
-    for match in TAGGED_SPAN.finditer(tagged):
-        plain += tagged[end : match.start()]
-        content = strip_tags(match[2])
-        spans.setdefault(match[1], (len(plain), len(plain) + len(content)))
-        plain += content
-        end = match.end()
-    return plain + tagged[end:], spans
+    pairs = pairs_of_tags(tagged)
+
+    def place(index: int) -> int:
+        return index - sum(tag.end() - tag.start() for tag in itertools.chain(*pairs) if tag.end() <= index)
+
+    spans, outer_end = {}, 0
+    for opening, closing in pairs:
+        if opening.start() >= outer_end:
+            outer_end = closing.end()
+            if opening[2] not in spans:
+                spans[opening[2]] = place(opening.end()), place(closing.start())
+    return strip_tags(tagged), spans
 
 
 def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
