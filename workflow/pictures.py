@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import pyplot
 
 from utils.artifacts import whole_file
-from workflow.table import MEASURES, measured
+from workflow.table import MEASURES, asked_of, measured
 
 LETTERS_A_LINE = 110
 
@@ -44,10 +44,11 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path)
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
         for arm in runs:
-            folders = [
-                [results / arm / f"seed-{seed}" / evaluation / str(part) for part in parts] for seed in config["seeds"]
+            of_seeds = [
+                [average(results / asked_of(arm, seed, evaluation, part), measure) for part in parts]
+                for seed in config["seeds"]
             ]
-            means = np.mean([[average(folder, measure) for folder in of_seed] for of_seed in folders], axis=0)
+            means = np.mean(of_seeds, axis=0)
             panel.plot([part / config["checkpoints"] for part in parts], means, marker=".", label=arm)
         panel.set_title(f"{evaluation}: {MEASURES[measure][0]}")
     for arm, of_arm in runs.items():

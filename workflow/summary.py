@@ -9,7 +9,7 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.table import MEASURES, measured
+from workflow.table import MEASURES, asked_of, measured
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
@@ -36,7 +36,7 @@ def read_runs(config: dict, results: Path) -> dict[str, list[dict]]:
 def collect(config: dict, results: Path) -> pd.DataFrame:
     """A row for each arm, evaluation and measure: mean and interval, and the same of its difference to each of the
     table's `against`, with a p-value."""
-    last, against = str(config["checkpoints"]), config["against"]
+    against = config["against"]
     rows = []
     for evaluation in config["evaluations"]:
         untrained = read_scores(results / "untrained" / evaluation)
@@ -44,7 +44,7 @@ def collect(config: dict, results: Path) -> pd.DataFrame:
         for arm in config["arms"]:
             of_seeds = []
             for seed in config["seeds"]:
-                folder = results / arm / f"seed-{seed}" / evaluation / last
+                folder = results / asked_of(arm, seed, evaluation, config["checkpoints"])
                 of_seeds.append(read_scores(folder))
                 if not of_seeds[-1].index.equals(untrained.index):
                     raise InputError(f"{folder}: asked about other people than untrained/; delete it to redo it")
@@ -118,13 +118,13 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
 
 def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
     """For people to read, by heading: each arm's mean in each field, over people and seeds."""
-    last, tables = str(config["checkpoints"]), {}
+    tables = {}
     for evaluation, measure in measured(config):
         name, digits = MEASURES[measure]
         rows = []
         for arm in ("untrained", *config["arms"]):
-            parts = [f"{arm}/seed-{seed}/{evaluation}/{last}" for seed in config["seeds"]]
-            folders = [f"untrained/{evaluation}"] if arm == "untrained" else parts
+            last = [asked_of(arm, seed, evaluation, config["checkpoints"]) for seed in config["seeds"]]
+            folders = [f"untrained/{evaluation}"] if arm == "untrained" else last
             read = (json.loads((results / folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders)
             means = pd.DataFrame(
                 {field: of_field[measure] for field, of_field in made["fields"].items()} for made in read

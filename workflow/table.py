@@ -83,6 +83,11 @@ def measured(config: dict) -> list[tuple[str, str]]:
     return [(evaluation, measure) for evaluation, measure in pairs if has(evaluation, measure)]
 
 
+def asked_of(arm: str, seed: int, evaluation: str, part: int) -> str:
+    """The folder, in results/<table>/, of what the checkpoint after this part of a run's budget was asked."""
+    return f"{arm}/seed-{seed}/{evaluation}/{part}"
+
+
 def runs(config: dict) -> list[str]:
     """The files of a table, in results/<table>/, that its runs write."""
     parts = range(1, config["checkpoints"] + 1)
@@ -90,7 +95,7 @@ def runs(config: dict) -> list[str]:
     files = ["keep_probabilities.json", *(f"untrained/{evaluation}/metrics.json" for evaluation in evaluations)]
     for arm in config["arms"]:
         for seed in config["seeds"]:
-            run = f"{arm}/seed-{seed}"
-            files.append(f"{run}/run.json")
-            files += [f"{run}/{evaluation}/{part}/metrics.json" for evaluation in evaluations for part in parts]
+            files.append(f"{arm}/seed-{seed}/run.json")
+            asked = [asked_of(arm, seed, evaluation, part) for evaluation in evaluations for part in parts]
+            files += [f"{folder}/metrics.json" for folder in asked]
     return files
