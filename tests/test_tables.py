@@ -1,6 +1,7 @@
 """The workflow: a whole table on tiny models, what it does again and what not, and every table's YAML."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -59,6 +60,11 @@ def results(clone, snakemake):
     return clone / "results/smoke"
 
 
+def row_of(markdown: str, heading: str, arm: str) -> str:
+    (row,) = re.findall(rf"^\| {arm} .*$", markdown.split(f"## {heading}\n")[1].split("## ")[0], re.MULTILINE)
+    return row
+
+
 def test_a_table_is_made_of_every_arm_and_seed(results):
     config = read(ROOT / "conf/tables/smoke.yaml")
     markdown = (results / "table.md").read_text()
@@ -76,16 +82,18 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
         rows = list(csv.DictReader(opened))
     assert {row["arm"] for row in rows} == {"untrained", *ARMS}
     # Means of the tables, from the predictions themselves.
-    right = {}
-    for seed in config["seeds"]:
-        with open(results / f"facts/seed-{seed}/paper/1/predictions.csv", newline="") as opened:
+    right = {"facts": {}, "random": {}}
+    for arm, seed in itertools.product(right, config["seeds"]):
+        with open(results / f"{arm}/seed-{seed}/paper/1/predictions.csv", newline="") as opened:
             for answer in csv.DictReader(opened):
-                right.setdefault(answer["field"], []).append(100 * (answer["chosen"] == answer["answer"]))
+                right[arm].setdefault(answer["field"], []).append(100 * (answer["chosen"] == answer["answer"]))
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
-    assert float(row["mean"]) == pytest.approx(np.mean(list(right.values())))
-    heading, cells = "## paper, right choice, % by field", [f"{np.mean(of_field):.1f}" for of_field in right.values()]
-    (row,) = re.findall(r"^\| facts .*$", markdown.split(heading)[1].split("## ")[0], re.MULTILINE)
-    assert re.findall(r"[\d.]+", row) == cells
+    assert float(row["mean"]) == pytest.approx(np.mean(list(right["facts"].values())))
+    cells = [f"{np.mean(of_field):.1f}" for of_field in right["facts"].values()]
+    assert re.findall(r"[\d.]+", row_of(markdown, "paper, right choice, % by field", "facts")) == cells
+    differences = [np.mean(right["facts"][field]) - np.mean(right["random"][field]) for field in right["facts"]]
+    row = row_of(markdown, "paper, right choice, % by field, minus random", "facts")
+    assert re.findall(r"\| (\S+) \[", row) == [f"{difference:+.1f}" for difference in differences]
     for picture in ("scores", "curves", "keep_probabilities"):
         assert (results / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -285,10 +293,28 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
         "## own_words",
         "## own_words, differences of log-likelihood",
         "## paper, log-likelihood by field",
+        "## paper, log-likelihood by field, minus random",
         "## paper, right choice, % by field",
+        "## paper, right choice, % by field, minus random",
         "## own_words, log-likelihood by field",
+        "## own_words, log-likelihood by field, minus random",
         "## What was trained on",
     ]
+
+
+def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
+    lines = ["city,Ann,-1", "city,Bob,-2", "date,Bob,-4"]
+    measured = "".join(f"{line},0,0,a,a\n" for line in lines)
+    header = "field,name,log_likelihood,exact_match,f1,answer,chosen\n"
+    folders = [tmp_path / "1", tmp_path / "2"]
+    for folder, text in zip(folders, (measured, measured.replace("-4", "-5")), strict=True):
+        folder.mkdir()
+        (folder / "predictions.csv").write_text(header + text)
+    found = summary.of_fields(folders, "log_likelihood")
+    assert {field: values.tolist() for field, values in found.items()} == {
+        "city": [[-1, -2], [-1, -2]],
+        "date": [[-4], [-5]],
+    }
 
 
 def test_a_bad_table_is_one_line(snakemake):

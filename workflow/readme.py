@@ -1,4 +1,5 @@
-"""README.md's tables: what stands between `<!-- results/NAME/table.md: SECTION -->` and `<!-- end -->`.
+"""The tables of README.md and results/README.md: what stands between `<!-- results/NAME/table.md: SECTION -->` and
+`<!-- end -->`.
 
 python workflow/readme.py
 """
@@ -12,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.artifacts import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
+
+PAGES = [ROOT / "README.md", ROOT / "results/README.md"]
 
 MARKED = re.compile(r"(<!-- (\S+): ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -33,6 +36,6 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    with whole_file(readme) as aside:
-        aside.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        with whole_file(page) as aside:
+            aside.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -15,13 +15,18 @@ from workflow.table import MEASURES, asked_of, measured
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 
 
-def read_scores(folder: Path) -> pd.DataFrame:
-    """A row for each person, by name, and a column for each measure: means over the fields, from a predictions.csv."""
+def read_answers(folder: Path) -> pd.DataFrame:
+    """A predictions.csv: a row for each question, a column for each measure."""
     answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
     if not answers["chosen"].astype(bool).any():
         answers["choice_accuracy"] = np.nan
-    return answers.groupby("name", sort=True)[list(MEASURES)].mean()
+    return answers
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """A row for each person, by name, and a column for each measure: means over the fields."""
+    return read_answers(folder).groupby("name", sort=True)[list(MEASURES)].mean()
 
 
 def read_runs(config: dict, results: Path) -> dict[str, list[dict]]:
@@ -61,10 +66,7 @@ def collect(config: dict, results: Path) -> pd.DataFrame:
                 for number, other in enumerate(against):
                     # Two that are both tested against are compared once.
                     if arm not in against[: number + 1]:
-                        by = of_arm[measure] - scores[other][measure]
-                        row[f"minus {other}"] = by.mean()
-                        row[f"minus {other}, low"], row[f"minus {other}, high"] = intervals.interval(by)
-                        row[f"minus {other}, p"] = intervals.p_value(of_arm[measure], scores[other][measure])
+                        row |= minus(other, of_arm[measure], scores[other][measure])
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -110,28 +112,55 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
             }
             compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
             tables[f"{evaluation}, differences of {name}"] = compared
-    return {
-        heading: pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
-        for heading, cells in tables.items()
-    }
+    return {heading: frame(cells) for heading, cells in tables.items()}
 
 
 def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
-    """For people to read, by heading: each arm's mean in each field, over people and seeds."""
+    """For people to read, by heading: each arm's mean in each field, and its differences to the first of the table's
+    `against`, their cells as text."""
     tables = {}
     for evaluation, measure in measured(config):
         name, digits = MEASURES[measure]
-        rows = []
-        for arm in ("untrained", *config["arms"]):
-            last = [asked_of(arm, seed, evaluation, config["checkpoints"]) for seed in config["seeds"]]
-            folders = [f"untrained/{evaluation}"] if arm == "untrained" else last
-            read = (json.loads((results / folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders)
-            means = pd.DataFrame(
-                {field: of_field[measure] for field, of_field in made["fields"].items()} for made in read
-            )
-            rows.append({"arm": arm} | means.mean().map(f"{{:.{digits}f}}".format).to_dict())
-        tables[f"{evaluation}, {name} by field"] = pd.DataFrame(rows)
-    return tables
+        folders = {"untrained": [results / "untrained" / evaluation]}
+        for arm in config["arms"]:
+            of_arm = [asked_of(arm, seed, evaluation, config["checkpoints"]) for seed in config["seeds"]]
+            folders[arm] = [results / folder for folder in of_arm]
+        scores = {arm: of_fields(of_arm, measure) for arm, of_arm in folders.items()}
+        tables[f"{evaluation}, {name} by field"] = {
+            arm: {field: f"{values.mean():.{digits}f}" for field, values in of_arm.items()}
+            for arm, of_arm in scores.items()
+        }
+        for other in config["against"][:1]:
+            tables[f"{evaluation}, {name} by field, minus {other}"] = {
+                arm: {
+                    field: difference(minus(other, values, scores[other][field]), other, digits)
+                    for field, values in of_arm.items()
+                }
+                for arm, of_arm in scores.items()
+                if arm not in ("untrained", other)
+            }
+    return {heading: frame(cells) for heading, cells in tables.items()}
+
+
+def of_fields(folders: list[Path], measure: str) -> dict[str, np.ndarray]:
+    """Each field's scores [seeds, people]: a folder for each seed, the people who have the field by name."""
+    of_seeds = [
+        read_answers(folder).pivot_table(measure, "name", "field", sort=False).sort_index() for folder in folders
+    ]
+    return {field: np.stack([of_seed[field].dropna() for of_seed in of_seeds]) for field in of_seeds[0]}
+
+
+def frame(cells: dict[str, dict[str, str]]) -> pd.DataFrame:
+    """A row for each arm."""
+    return pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
+
+
+def minus(other: str, of_arm: np.ndarray, of_other: np.ndarray) -> dict[str, float]:
+    """The difference to another arm, with its interval and p-value."""
+    low, high = intervals.interval(of_arm - of_other)
+    p = intervals.p_value(of_arm, of_other)
+    name = f"minus {other}"
+    return {name: float((of_arm - of_other).mean()), f"{name}, low": low, f"{name}, high": high, f"{name}, p": p}
 
 
 def difference(row: dict, other: str, digits: int) -> str:
