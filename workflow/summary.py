@@ -116,7 +116,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
 
 
 def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
-    """For people to read, by heading: each arm's mean in each field, and its differences to the first of the table's
+    """For people to read, by heading: each arm's mean in each field, and its differences to each of the table's
     `against`, their cells as text."""
     tables = {}
     for evaluation, measure in measured(config):
@@ -130,14 +130,14 @@ def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
             arm: {field: f"{values.mean():.{digits}f}" for field, values in of_arm.items()}
             for arm, of_arm in scores.items()
         }
-        for other in config["against"][:1]:
+        for number, other in enumerate(config["against"]):
             tables[f"{evaluation}, {name} by field, minus {other}"] = {
                 arm: {
                     field: difference(minus(other, values, scores[other][field]), other, digits)
                     for field, values in of_arm.items()
                 }
                 for arm, of_arm in scores.items()
-                if arm not in ("untrained", other)
+                if arm not in ("untrained", *config["against"][: number + 1])
             }
     return {heading: frame(cells) for heading, cells in tables.items()}
 
