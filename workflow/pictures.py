@@ -13,7 +13,8 @@ from matplotlib import pyplot
 from utils.artifacts import whole_file
 from workflow.table import MEASURES, asked_of, measured
 
-LETTERS_A_LINE = 110
+# More arms than colours: the eleventh's line is dashed.
+pyplot.rcParams["axes.prop_cycle"] = matplotlib.cycler(linestyle=["-", "--"]) * pyplot.rcParams["axes.prop_cycle"]
 
 
 def save(figure, path: Path) -> None:
