@@ -302,6 +302,9 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
         heading for heading in headings if heading.startswith("## own_words, log-likelihood by field, minus")
     ] == of_pair
 
+    summary.summarize(config | {"against": []}, tmp_path / "smoke")
+    assert not re.search("^## .*(differences|minus)", (tmp_path / "smoke/table.md").read_text(), re.MULTILINE)
+
 
 def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
     lines = ["city,Ann,-1", "city,Bob,-2", "date,Bob,-4"]

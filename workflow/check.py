@@ -153,7 +153,7 @@ def check_keys(section: str, script: str, keys: dict) -> None:
                 raise InputError(f"{section}.{key}={value}: {problem}")
         elif name in ARGUMENTS and argument[0] in listed[name]:
             if is_number(listed[name][argument[0]]) and not is_number(value):
-                raise InputError(f"{section}.{key}={value}: must be a number")
+                raise InputError(f"{section}.{key}={value}: must be a number (to YAML 1e-3 is text: 0.001, or 1.0e-3)")
         elif name in ARGUMENTS:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
@@ -190,7 +190,10 @@ def check_results(config: dict, results: Path) -> None:
     if other:
         keys = ", ".join(sorted(set().union(*other.values())))
         folders = " ".join(other)
-        raise InputError(f"made with another {keys} than the table's; to redo them delete, in {results}: {folders}")
+        raise InputError(
+            f"made with another {keys} than the table's; give a table of your own another `table:`, "
+            f"or, to redo these, delete in {results}: {folders}"
+        )
 
 
 def resolved(config: dict, evaluation: str) -> dict:

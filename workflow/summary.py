@@ -112,7 +112,7 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
             }
             compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
             tables[f"{evaluation}, differences of {name}"] = compared
-    return {heading: frame(cells) for heading, cells in tables.items()}
+    return {heading: frame(cells) for heading, cells in tables.items() if cells}
 
 
 def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
@@ -139,7 +139,7 @@ def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
                 for arm, of_arm in scores.items()
                 if arm not in ("untrained", *config["against"][: number + 1])
             }
-    return {heading: frame(cells) for heading, cells in tables.items()}
+    return {heading: frame(cells) for heading, cells in tables.items() if cells}
 
 
 def of_fields(folders: list[Path], measure: str) -> dict[str, np.ndarray]:
