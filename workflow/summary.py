@@ -14,6 +14,9 @@ from workflow.table import MEASURES, asked_of, measured
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 
+# A table for people to read: each arm's cells, by column, as text.
+Cells = dict[str, dict[str, str]]
+
 
 def read_answers(folder: Path) -> pd.DataFrame:
     """A predictions.csv: a row for each question, a column for each measure."""
@@ -91,13 +94,13 @@ def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
     )
 
 
-def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
+def shown(scores: pd.DataFrame, config: dict) -> dict[str, Cells]:
     """For people to read, by heading: for each evaluation all means, and for each of the table's measures the
     differences, their cells as text."""
     tables = {}
     for evaluation in config["evaluations"]:
         of_evaluation = scores[scores["evaluation"] == evaluation]
-        means: dict[str, dict[str, str]] = {}
+        means: Cells = {}
         for row in of_evaluation.to_dict("records"):
             name, digits = MEASURES[row["measure"]]
             spread = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
@@ -112,10 +115,10 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, pd.DataFrame]:
             }
             compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
             tables[f"{evaluation}, differences of {name}"] = compared
-    return {heading: frame(cells) for heading, cells in tables.items() if cells}
+    return tables
 
 
-def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
+def by_field(config: dict, results: Path) -> dict[str, Cells]:
     """For people to read, by heading: each arm's mean in each field, and its differences to each of the table's
     `against`, their cells as text."""
     tables = {}
@@ -139,7 +142,7 @@ def by_field(config: dict, results: Path) -> dict[str, pd.DataFrame]:
                 for arm, of_arm in scores.items()
                 if arm not in ("untrained", *config["against"][: number + 1])
             }
-    return {heading: frame(cells) for heading, cells in tables.items() if cells}
+    return tables
 
 
 def of_fields(folders: list[Path], measure: str) -> dict[str, np.ndarray]:
@@ -150,7 +153,7 @@ def of_fields(folders: list[Path], measure: str) -> dict[str, np.ndarray]:
     return {field: np.stack([of_seed[field].dropna() for of_seed in of_seeds]) for field in of_seeds[0]}
 
 
-def frame(cells: dict[str, dict[str, str]]) -> pd.DataFrame:
+def frame(cells: Cells) -> pd.DataFrame:
     """A row for each arm."""
     return pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
 
@@ -183,7 +186,10 @@ def summarize(config: dict, results: Path) -> None:
         "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
         "for their number.\n"
     )
-    for heading, table in (shown(scores, config) | by_field(config, results)).items():
+    tables = shown(scores, config) | by_field(config, results)
+    # No cells: nothing is compared in it.
+    framed = {heading: frame(cells) for heading, cells in tables.items() if cells}
+    for heading, table in framed.items():
         parts.append(f"## {heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
         latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
