@@ -5,13 +5,13 @@
       +attn_diff=attn_diff_llama_70b_8b
 """
 
-from utils.config import one_of, script, text
+from utils.config import one_of, path, script
 from utils.errors import InputError
 
 RULES = {
-    "attn_dump_large": text(),
-    "attn_dump_small": text(),
-    "attn_diff": text(),
+    "attn_dump_large": path(),
+    "attn_dump_small": path(),
+    "attn_diff": path(),
     "operation": one_of("difference", "log_ratio"),
     "target": one_of("small", "large"),
 }
@@ -28,17 +28,18 @@ def main(config):
     files = {attention_dump.dump_path(name).resolve() for name in (*inputs, config.attn_diff)}
     if len(files) < 3:
         raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
-    artifacts.check_writable("attn_diff", attention_dump.dump_path(config.attn_diff))
+    dump_path = attention_dump.dump_path(config.attn_diff)
+    artifacts.check_writable("attn_diff", dump_path, dump_path.with_suffix(".json"))
 
     large = attention_dump.read_dump(config.attn_dump_large)
     small = attention_dump.read_dump(config.attn_dump_small)
     dump = contrast(large, small, config.operation, config.target)
 
-    path = attention_dump.write(dump, config.attn_diff)
-    artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
+    attention_dump.write(dump, config.attn_diff)
+    artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
     if large.tokenizer != small.tokenizer:
         print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
-    print(f"{path}: {len(dump.text_sha256)} texts, {dump.model}")
+    print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
-from utils.config import boolean, file, integer, model, number, one_of, optional, script, text
+from utils.config import boolean, file, integer, model, number, one_of, optional, path, script
 from utils.errors import InputError
 
 RULES = {
@@ -24,10 +24,10 @@ RULES = {
     "alpha": number(0, 1),
     "beta": optional(number(0)),
     "multiply": integer(1),
-    "attn_weights": optional(text()),
+    "attn_weights": optional(path()),
     "model": model(),
     "dataset": file(),
-    "save_name": text(),
+    "save_name": path(),
     "seed": integer(0),
     "blank": one_of("spaces", "collapse"),
     "include_original": boolean(),
@@ -42,10 +42,10 @@ CHUNK_CHARACTERS = 200_000
 def main(config):
     check_guidance(config)
     guided = config.augment_type == "attention"
-    path = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
-    if path.resolve() == Path(config.dataset).resolve():
+    output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
+    if output.resolve() == Path(config.dataset).resolve():
         raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
-    artifacts.check_writable("save_name", path)
+    artifacts.check_writable("save_name", output, output.with_suffix(".json"))
 
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
@@ -69,7 +69,7 @@ def main(config):
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
     characters = blanked = written = 0
-    with artifacts.whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
+    with artifacts.whole_file(output) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(["text"])
         texts = tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)
@@ -99,8 +99,8 @@ def main(config):
             written += len(variants)
     share = blanked / max(1, characters)
     record = artifacts.record(OmegaConf.to_container(config)) | {"characters_blanked": share}
-    artifacts.write_json(path.with_suffix(".json"), record)
-    print(f"{path}: {written} rows of {count} texts, {share:.1%} of the characters blanked")
+    artifacts.write_json(output.with_suffix(".json"), record)
+    print(f"{output}: {written} rows of {count} texts, {share:.1%} of the characters blanked")
 
 
 def check_guidance(config: Mapping) -> None:

@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 from utils import artifacts, biography, questions
-from utils.config import boolean, checkpoint, dtype, file, integer, mapping, model, optional, script, text
+from utils.config import boolean, checkpoint, dtype, file, integer, mapping, model, optional, path, script
 from utils.errors import InputError
 
 RULES = {
     "model_dir": optional(checkpoint()),
     "model": optional(model()),
-    "output_dir": optional(text()),
+    "output_dir": optional(path()),
     "dataset": file(),
-    "examples": file(),
+    "examples": path(),
     "prompts": file(),
     "people": optional(integer(1)),
     "shots": integer(0),
@@ -39,7 +39,7 @@ def main(config):
     if config.model_dir is None and config.output_dir is None:
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
     output = Path(config.output_dir or Path(config.model_dir) / "evaluation")
-    artifacts.check_writable("output_dir", output / "metrics.json")
+    artifacts.check_writable("output_dir", output / "metrics.json", output / "predictions.csv")
     prompts = questions.read_prompts(config.prompts)
     people = biography.read_people(config.dataset, prompts)
     pool = biography.read_people(config.examples, prompts) if config.shots else []
@@ -69,7 +69,7 @@ def main(config):
     if cut:
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
-    answers.check_length(tokenizer, asked, max(limit, *lengths), language_model.config)
+    answers.check_questions(language_model, tokenizer, asked, max(limit, *lengths))
     answers.check_cache(language_model, tokenizer, asked[0])
 
     # Answer
@@ -105,8 +105,7 @@ def main(config):
     metrics = scores.by_field(results)
 
     # Save
-    with artifacts.whole_file(output / "predictions.csv") as aside:
-        pd.DataFrame(results).to_csv(aside, index=False)
+    artifacts.write_csv(output / "predictions.csv", results)
     metrics |= artifacts.record(OmegaConf.to_container(config))
     device = language_model.device.type
     metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device

@@ -7,12 +7,12 @@ Several processes share the work: torchrun --nproc-per-node 2 save_attention.py 
 """
 
 from utils import artifacts, attention_dump, biography
-from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, script, text
+from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script
 
 RULES = {
     "model": model(),
     "dataset": file(),
-    "save_name": text(),
+    "save_name": path(),
     "dtype": dtype(),
     "quant": optional(mapping()),
     "trust_remote_code": boolean(),
@@ -24,7 +24,8 @@ RULES = {
 
 @script("save_attention", RULES)
 def main(config):
-    artifacts.check_writable("save_name", attention_dump.dump_path(config.save_name))
+    dump_path = attention_dump.dump_path(config.save_name)
+    artifacts.check_writable("save_name", dump_path, dump_path.with_suffix(".json"))
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
 
     # torch and transformers take seconds to import: only once the input is known to be good.
@@ -41,7 +42,7 @@ def main(config):
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, config.prepend_bos)
-    tokens.check_length(encoded, language_model.config, config.dataset)
+    tokens.check_texts(encoded, language_model, config.dataset)
     batches = received_attention.batches([len(text.input_ids) for text in encoded], config.batch_tokens)
 
     # Read attention
@@ -69,9 +70,9 @@ def main(config):
             for index, text in enumerate(texts)
         ],
     )
-    path = attention_dump.write(dump, config.save_name)
-    artifacts.write_json(path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
-    print(f"{path}: {len(texts)} texts, {sum(map(len, values.values())):,} tokens of {config.model}")
+    attention_dump.write(dump, config.save_name)
+    artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
+    print(f"{dump_path}: {len(texts)} texts, {sum(map(len, values.values())):,} tokens of {config.model}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,14 +16,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from utils import artifacts, biography
-from utils.config import boolean, dtype, file, integer, mapping, model, optional, script, text, unknown_key
-from utils.errors import InputError
+from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text, unknown_key
+from utils.errors import InputError, one_line
 
 RULES = {
     "model": model(),
     "dataset": file(),
-    "model_dir": text(),
-    "seed": integer(0),
+    "model_dir": path(),
+    "seed": seed(),
     "resume": boolean(),
     "dtype": dtype(),
     "attn_implementation": optional(text()),
@@ -34,8 +35,8 @@ RULES = {
     "trainer": mapping(),
 }
 
-# What a resumed run must have in common with the one that it goes on with.
-KEPT = ("model", "dataset", "seed", "lora", "loss_on_blanks", "packing")
+# What a resumed run must have in common with the one that it goes on with, beside its texts and the model's weights.
+KEPT = ("seed", "loss_on_blanks", "packing")
 KEPT_TRAINER = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -59,7 +60,8 @@ BELOW_1 = ("adam_beta1", "adam_beta2")
 @script("train", RULES)
 def main(config):
     model_dir = Path(config.model_dir)
-    artifacts.check_writable("model_dir", model_dir / "run.json")
+    record = model_dir / "run.json"
+    artifacts.check_writable("model_dir", record)
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
@@ -72,8 +74,6 @@ def main(config):
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
     checkpoint = last_checkpoint(model_dir) if config.resume else None
-    if config.resume and (model_dir / "run.json").is_file():
-        check_resumed(model_dir / "run.json", settings, trained_on)
     if checkpoint and not any(Path(checkpoint).glob("rng_state*.pth")):
         raise InputError(
             f"resume: {checkpoint} has the weights alone (trainer.save_only_model), without the optimizer's state; "
@@ -88,15 +88,15 @@ def main(config):
         DataCollatorForSeq2Seq,
         DataCollatorWithFlattening,
         Trainer,
+        TrainerCallback,
         TrainingArguments,
         get_scheduler,
         set_seed,
     )
 
-    from utils import tokens
-    from utils.models import load_model, merged
+    from utils import adapters, tokens
+    from utils.models import check_ends, load_model, merged
     from utils.processes import is_main_process
-    from utils.tokens import first_line
 
     gpu = torch.cuda.is_available()
     arguments = build(
@@ -106,7 +106,13 @@ def main(config):
         output_dir=config.model_dir,
         seed=config.seed,
     )
-    lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM") if config.lora is not None else None
+    lora = None
+    if config.lora is not None:
+        lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM")
+        adapters.check_kind(lora.to_dict(), "lora")
+    resumed = read_resumed(record) if config.resume and record.is_file() else None
+    if resumed:
+        check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
     # LoRA's first weights are drawn below, so the seed comes first.
     set_seed(config.seed)
 
@@ -124,19 +130,26 @@ def main(config):
             attn_implementation=config.attn_implementation,
         )
     )
-    if lora is not None:
+    trained_on["weights_sha256"] = weights_hash(language_model)
+    if resumed and resumed["weights_sha256"] != trained_on["weights_sha256"]:
+        raise InputError(f"resume: model={config.model} has other weights than the run's model had ({record})")
+    if lora is None:
+        # An adapter's base model was frozen.
+        language_model.requires_grad_(True)
+    else:
         if getattr(language_model, "is_quantized", False):
             language_model = prepare_model_for_kbit_training(language_model)
         try:
             language_model = get_peft_model(language_model, lora)
-        except ValueError as error:
-            raise InputError(f"lora: {error}") from error
+        except Exception as error:  # a value of another type than peft expects can raise nearly anything
+            raise InputError(f"lora: {one_line(error)}") from error
+        check_ends(language_model)
         # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
         language_model.peft_config["default"].base_model_name_or_path = config.model
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
-    tokens.check_length(encoded, language_model.config, config.dataset)
+    tokens.check_texts(encoded, language_model, config.dataset)
     examples = []
     for plain, of_text in zip(texts, encoded, strict=True):
         # Nothing predicts the first token; some models would count it all the same in the mean over the batch.
@@ -149,13 +162,32 @@ def main(config):
     if config.packing:
         collator = DataCollatorWithFlattening()
         check_packing(language_model.eval(), collator, examples[:2])
-    elif tokenizer.pad_token is None:
-        raise InputError(f"model={config.model}: its tokenizer has no special token to pad with; use packing=true")
     else:
+        tokens.pad_within(tokenizer, tokens.embedding_rows(language_model))
+        if tokenizer.pad_token is None:
+            raise InputError(f"model={config.model}: its tokenizer has no special token to pad with; use packing=true")
         # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.
         collator = DataCollatorForSeq2Seq(tokenizer)
 
+    class Record(TrainerCallback):
+        """Says that the training begins, and records it once its first step is done."""
+
+        begun = False
+
+        def on_train_begin(self, *_, **__):
+            if is_main_process():
+                count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
+                begin = f"from {checkpoint}" if checkpoint else "from the start"
+                print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
+
+        def on_step_end(self, *_, **__):
+            if is_main_process() and not self.begun:
+                artifacts.write_json(record, artifacts.record(settings) | trained_on)
+            self.begun = True
+
     # Train
+    begins = Record()
+    is_new = not model_dir.exists()
     try:
         trainer = Trainer(
             model=language_model,
@@ -163,19 +195,22 @@ def main(config):
             train_dataset=Dataset.from_list(examples),
             data_collator=collator,
             processing_class=tokenizer,
+            callbacks=[begins],
         )
-        # The Trainer would ask for these only after the run has been recorded and announced.
+        # The Trainer would ask for these only after the training has been announced.
         trainer.get_optimizer_cls_and_kwargs(arguments, language_model)
         unused = torch.optim.SGD([torch.zeros(1)])
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
-    except (ImportError, TypeError, ValueError, RuntimeError) as error:  # such as a library that is not installed
-        raise InputError(f"trainer: {first_line(error)}") from error
-    if is_main_process():
-        count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
-        begin = f"from {checkpoint}" if checkpoint else "from the start"
-        print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
-        artifacts.write_json(model_dir / "run.json", artifacts.record(settings) | trained_on)
-    done = trainer.train(resume_from_checkpoint=checkpoint)
+        done = trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:
+        # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
+        # is not there, a way to attend that this machine does not have. After it, it is a fault.
+        if begins.begun:
+            raise
+        if is_new:
+            with contextlib.suppress(OSError):
+                model_dir.rmdir()
+        raise InputError(f"trainer: {one_line(error)}") from error
 
     if not is_main_process():
         return
@@ -205,24 +240,57 @@ def check_packing(language_model, collator, examples: list[dict]) -> None:
         )
 
 
-def check_resumed(record: Path, settings: dict, trained_on: dict) -> None:
-    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
-    another number of processes than these."""
+def weights_hash(language_model) -> str:
+    """A hash of the beginning of each weight: two models that share it are one, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, weight in language_model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_resumed(record: Path) -> dict:
+    """What a run's record says of what it was trained on, and how."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
+        return {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+
+
+def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, kinds: dict) -> None:
+    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
+    another number of processes than these. A default that is spelt out is the same setting.
+
+    kinds: the libraries' dataclasses of the settings `trainer` and `lora`.
+    """
+    try:
         before = made["config"]
         pairs = {key: (settings[key], before[key]) for key in KEPT}
-        of_trainer = settings["trainer"], before["trainer"]
-        pairs |= {f"trainer.{key}": tuple(part.get(key) for part in of_trainer) for key in KEPT_TRAINER}
-        pairs["the number of processes"] = trained_on["processes"], made["processes"]
-        same_texts = trained_on["texts_sha256"] == made["texts_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for key, kept in (("trainer", KEPT_TRAINER), ("lora", None)):
+            now, then = (None if of[key] is None else defaults(kinds[key]) | of[key] for of in (settings, before))
+            if now is None or then is None:
+                pairs[key] = settings[key], before[key]
+            else:
+                pairs |= {f"{key}.{name}": (now.get(name), then.get(name)) for name in kept or now | then}
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+    pairs["the number of processes"] = trained_on["processes"], made["processes"]
     for key, (now, then) in pairs.items():
         if now != then:
             raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
-    if not same_texts:
+    if trained_on["texts_sha256"] != made["texts_sha256"]:
         raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
+
+
+def defaults(kind) -> dict:
+    """The values that a dataclass of settings gives to what is left out."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.init:
+            given = field.default is not dataclasses.MISSING
+            found[field.name] = field.default if given else field.default_factory()
+    return found
 
 
 def last_checkpoint(model_dir: Path) -> str | None:

@@ -159,13 +159,13 @@ def test_an_end_of_text_token_that_a_tokenizer_appends_is_not_fed(architecture):
 
 def test_a_prompt_beyond_the_context_is_named():
     tokenizer = tiny.tokenizer()
-    config = tiny.model("gpt2", len(tokenizer)).config
+    model = tiny.model("gpt2", len(tokenizer))
     asked = [questions.Question("city", "Ada", prompt, "Lyon", ["Lyon"]) for prompt in ("Ada is", "Ada is " * 200)]
     count = len(tokenizer(asked[1].prompt)["input_ids"])
-    room = config.max_position_embeddings - count
-    answers.check_length(tokenizer, asked, room, config)
+    room = model.config.max_position_embeddings - count
+    answers.check_questions(model, tokenizer, asked, room)
     with pytest.raises(InputError, match=f"city of Ada: the prompt has {count} tokens"):
-        answers.check_length(tokenizer, asked, room + 1, config)
+        answers.check_questions(model, tokenizer, asked, room + 1)
 
 
 def test_probabilities_that_are_not_numbers_are_refused():

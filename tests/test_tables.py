@@ -207,7 +207,7 @@ def test_every_table_can_be_planned(clone, snakemake, path):
         ({"against": [], "arms": {"Odd-1": None}}, "Odd-1: the name of an arm or an evaluation has small letters"),
         ({"train": {"lora": {"r": 8}}}, "train.lora: as on a command line, each with its dot: lora.r"),
         ({"seeds": 5}, "seeds=5: must hold a list"),
-        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: 1 stands there twice"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: duplicate seed 1"),
         ({"seeds": [1, -1]}, "seeds=-1: must be a whole number from 0"),
         ({"tokens": 0}, "tokens=0: must be a whole number from 1"),
         ({"checkpoints": 2.5}, "checkpoints=2.5: must be a whole number from 1"),

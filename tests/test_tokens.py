@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from utils import tokens
+from utils.adapters import adapter_base
 from utils.errors import InputError
-from utils.tokens import adapter_base, check_length, encode, fingerprint, load_tokenizer
+from utils.tokens import check_texts, encode, fingerprint, load_tokenizer, pad_within
 
 LANGUAGE = ["Ann Meier was born in Bonn, and Zoë in Zürich.", "They studied law and worked at a bank."] * 3
 TEXTS = ["Ann was born in Bonn.", " Zoë 🙂!", "a  b\n\tc ", "e\u0301 👩‍🔬, 東京"]
@@ -192,7 +193,8 @@ def test_an_adapter_without_a_tokenizer_takes_its_base_models(tmp_path):
     tokenizer.save_pretrained(base)
     adapter.mkdir()
     assert adapter_base(str(adapter)) is None
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}), encoding="utf-8")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     assert adapter_base(str(adapter)) == str(base)
     assert adapter_base(str(base)) is None
     assert adapter_base("organisation/name") is None
@@ -223,12 +225,33 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
             load_tokenizer(str(name))
 
 
-def test_check_length_names_the_row():
+def test_a_text_that_the_model_cannot_take_is_named_by_its_row():
     encoded = encode(make("adds bos"), ["a", "a b c"])
-    length = len(encoded[1].input_ids)
-    for limit in (None, length):
+    length, highest = len(encoded[1].input_ids), max(encoded[1].input_ids)
+    assert highest > max(encoded[0].input_ids)
+
+    def model(limit: int | None, rows: int):
         text_config = SimpleNamespace(max_position_embeddings=limit)
-        check_length(encoded, SimpleNamespace(get_text_config=lambda kept=text_config: kept), "data.csv")
-    text_config = SimpleNamespace(max_position_embeddings=length - 1)
+        embedding = SimpleNamespace(weight=np.zeros((rows, 4)))
+        config = SimpleNamespace(get_text_config=lambda: text_config)
+        return SimpleNamespace(config=config, get_input_embeddings=lambda: embedding)
+
+    for limit in (None, length):
+        check_texts(encoded, model(limit, highest + 1), "data.csv")
     with pytest.raises(InputError, match=f"data.csv: row 2 has {length} tokens .* {length - 1}"):
-        check_length(encoded, SimpleNamespace(get_text_config=lambda: text_config), "data.csv")
+        check_texts(encoded, model(length - 1, highest + 1), "data.csv")
+    with pytest.raises(InputError, match=f"data.csv: row 2: .* the id {highest}, .* has {highest} rows"):
+        check_texts(encoded, model(None, highest), "data.csv")
+
+
+def test_padding_takes_a_token_that_the_model_has():
+    """As of Llama 2 with an added [PAD] for which the embedding has no row."""
+    tokenizer = make("has bos")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    rows = tokenizer.pad_token_id
+    pad_within(tokenizer, rows + 1)
+    assert tokenizer.pad_token == "[PAD]"
+    pad_within(tokenizer, rows)
+    assert tokenizer.pad_token == tokenizer.bos_token
+    pad_within(tokenizer, 0)
+    assert tokenizer.pad_token is None

@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.generation import StoppingCriteriaList, StopStringCriteria
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import tokens
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.padding import padded
 from utils.questions import Question
 
@@ -24,13 +23,18 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast, questions: list[Question])
     ]
 
 
-def check_length(
-    tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int, config: PreTrainedConfig
+def check_questions(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int
 ) -> None:
-    """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context."""
-    limit = tokens.context(config)
+    """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context, or
+    where it or an answer to choose has a token that the model does not know."""
+    limit, rows = tokens.context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
+    choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})
+    for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):
+        tokens.check_ids(encoded, rows, f"the answer {choice}")
     for question, prompt in zip(questions, prompts, strict=True):
+        tokens.check_ids(prompt, rows, f"{question.field} of {question.name}")
         count = len(text_ids(prompt))
         if limit is not None and count + room > limit:
             raise InputError(
@@ -55,7 +59,7 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
         next_logits(model, ids[:, :half], mask[:, :half], cache, logits_to_keep=1)
         in_two = next_logits(model, ids[:, half:], mask, cache)[0].float()
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # each architecture has its own way to fail
-        raise InputError(f"{refusal}: {tokens.first_line(error)}") from error
+        raise InputError(f"{refusal}: {one_line(error)}") from error
     # bfloat16 moves logits by 0.02 of their spread at most; a prompt forgotten, by 0.3 and more.
     if (in_two - at_once).abs().mean() > 0.1 * at_once.std():
         raise InputError(refusal)
@@ -82,14 +86,6 @@ def greedy_answers(
     answer does not depend on its batch.
     """
     device = model.get_input_embeddings().weight.device
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id or 0,  # always masked
-        eos_token_id=model.generation_config.eos_token_id,
-    )
-    # Its set-up reads the whole vocabulary, so it is made once.
-    at_newline = StoppingCriteriaList([StopStringCriteria(tokenizer, ["\n"])])
     encoded = list(map(text_ids, tokens.encode(tokenizer, prompts, "tokenizer")))
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
     continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
@@ -97,8 +93,7 @@ def greedy_answers(
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        ids, mask = padded([encoded[index] for index in batch], settings.pad_token_id, left=True)
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = (part.to(device) for part in padded([encoded[index] for index in batch], left=True))
         # All but the last token, whose logits both parts begin with.
         cache = DynamicCache(config=model.config)
         if ids.shape[1] > 1:
@@ -112,16 +107,51 @@ def greedy_answers(
         for row in recut:
             index = batch[row]
             (likelihoods[row],) = log_likelihoods(model, tokenizer, prompts[index], [golds[index]], 1)
-        generated = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=settings,
-            stopping_criteria=at_newline,
-        )
-        texts = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
-        answers = (text.split("\n")[0].strip() for text in texts)
+        answers = greedy_lines(model, tokenizer, mask, ids[:, -1:], cache, max_new_tokens)
         yield dict(zip(batch, zip(answers, likelihoods, strict=True), strict=True))
+
+
+def greedy_lines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    mask: torch.Tensor,
+    last: torch.Tensor,
+    cache: DynamicCache,
+    max_new_tokens: int,
+) -> list[str]:
+    """What the likeliest token each time makes of each row, up to a newline, an end-of-text token or max_new_tokens.
+
+    `last` [batch, 1] is the last of the tokens that `mask` [batch, T] shows, and the cache holds those before it.
+    transformers' `generate` is not used: what a model's generation_config.json says (penalties, beams, suppressed
+    tokens, time limits ...) would change the answers.
+    """
+    ends = end_tokens(model, tokenizer)
+    lines = [""] * len(last)
+    generated: dict[int, list[int]] = {row: [] for row in range(len(last))}
+    for _ in range(max_new_tokens):
+        last = next_logits(model, last, mask, cache)[:, -1].argmax(dim=1, keepdim=True)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        chosen = last.flatten().tolist()
+        for row, ids in list(generated.items()):
+            is_end = chosen[row] in ends
+            if not is_end:
+                ids.append(chosen[row])
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                lines[row] = text.split("\n")[0].strip()
+            if is_end or "\n" in text:
+                del generated[row]
+        if not generated:
+            break
+    return lines
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """The tokens that end a text: chat models have more of them than their tokenizer names."""
+    found: set[int] = set()
+    for source in (model.generation_config, model.config.get_text_config(), tokenizer):
+        named = getattr(source, "eos_token_id", None)
+        found.update(named if isinstance(named, (list, tuple)) else [named])
+    return found - {None}
 
 
 def next_logits(

@@ -1,6 +1,7 @@
 """Whole files or none; and the record of configuration, versions and commit beside each artifact."""
 
 import contextlib
+import csv
 import json
 import os
 import platform
@@ -16,11 +17,21 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+_taken: set[Path] | None = None
+
+
+def begin_sweep() -> None:
+    """From now on no two jobs of this process may write the same file (see check_writable)."""
+    global _taken
+    _taken = set() if _taken is None else _taken
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Cut, since `path` may have the longest name that the file system takes: 255 bytes, and a character has up to 4.
+    aside = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
     try:
         yield aside
         aside.replace(path)
@@ -28,22 +39,44 @@ def whole_file(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_writable(key: str, path: Path) -> None:
-    """Raise InputError now, and not after hours of work, where `path` can't be written."""
-    if path.is_dir():
-        raise InputError(f"{key}: {path} is a folder; name a file")
-    # Folders that are missing are not made here: other processes may be checking the same path.
-    nearest = next(folder for folder in path.parents if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"{key}: {path} can't be written: {error.strerror}") from error
+def check_writable(key: str, *paths: Path) -> None:
+    """Raise InputError now, and not after hours of work, where one of the paths can't be written, or where another job
+    of a sweep has written it."""
+    for path in paths:
+        try:
+            if path.is_dir():
+                raise InputError(f"{key}: {path} is a folder; name a file")
+            # Folders that are missing are not made here: other processes may be checking the same path.
+            nearest = next(folder for folder in path.parents if folder.exists())
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+            for name in path.relative_to(nearest).parts:
+                (nearest / name).exists()  # raises where the name is too long
+        except OSError as error:
+            raise InputError(f"{key}: {str(path)[:200]} can't be written: {error.strerror}") from error
+        if _taken is not None:
+            if path.resolve() in _taken:
+                raise InputError(
+                    f"{key}: an earlier job of this sweep wrote {path}; let the name hold what is swept: "
+                    f"{key}='...-${{seed}}'"
+                )
+            _taken.add(path.resolve())
 
 
 def write_json(path: Path, content: dict) -> None:
     with whole_file(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """The rows, whose keys are the columns; None is an empty cell."""
+    # Before 3.11.9 Python leaves a lone carriage return unquoted, and readers end the row there.
+    broken = any("\r" in str(cell) for row in rows for cell in row.values())
+    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
+        quoting = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
+        writer = csv.DictWriter(opened, list(rows[0]), lineterminator="\n", quoting=quoting)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def record(config: dict) -> dict:

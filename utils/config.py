@@ -14,47 +14,75 @@ import math
 import os
 import re
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.errors import InputError
+from utils import artifacts
+from utils.errors import InputError, one_line
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
-Rule = Callable[[object], str | None]
-"""Takes a value; returns what is wrong with it ("must be ..."), or None."""
+Rule = Callable[[object], object]
+"""Takes a key's value and returns what the script gets; raises ValueError that says what is wrong ("must be ...")."""
 
 
 def text() -> Rule:
     def rule(value):
         if isinstance(value, (int, float)):
-            return f"must be a name; one of digits goes in quotes: \"key='{value}'\""
-        return None if isinstance(value, str) and value and not value.endswith("/") else "must be a name"
+            raise ValueError(f"must be a name; one of digits goes in quotes: \"key='{value}'\"")
+        if not isinstance(value, str) or not value:
+            raise ValueError("must be a name")
+        return value
 
     return rule
+
+
+def plain_path(value: str) -> str:
+    """One spelling for one place: `~` as the user's home, no `./` before it, no `/` behind it."""
+    return str(Path(os.path.expanduser(value)))  # noqa: PTH111 - of a user who is not there pathlib makes an error
+
+
+def path() -> Rule:
+    """A file or folder that need not be there."""
+    return lambda value: plain_path(text()(value))
 
 
 def one_of(*choices: object) -> Rule:
     shown = ", ".join(map(str, choices))
     # By type as well: 1 is not true.
     known = [(type(choice), choice) for choice in choices]
-    return lambda value: None if (type(value), value) in known else f"must be one of: {shown}"
+
+    def rule(value):
+        if (type(value), value) not in known:
+            raise ValueError(f"must be one of: {shown}")
+        return value
+
+    return rule
 
 
 def boolean() -> Rule:
-    return lambda value: None if isinstance(value, bool) else "must be true or false"
-
-
-def integer(low: int) -> Rule:
     def rule(value):
-        valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
-        return None if valid else f"must be a whole number from {low}"
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+
+    return rule
+
+
+def integer(low: int, high: float = float("inf")) -> Rule:
+    def rule(value):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low}{up_to(high)}")
+        return value
 
     return rule
 
@@ -62,22 +90,41 @@ def integer(low: int) -> Rule:
 def number(low: float, high: float = float("inf")) -> Rule:
     def rule(value):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        upper = f" to {high:g}" if high < float("inf") else ""
-        in_range = is_number and low <= value <= high and math.isfinite(value)
-        return None if in_range else f"must be a number from {low:g}{upper}"
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g}{up_to(high)}")
+        return value
 
     return rule
+
+
+def up_to(high: float) -> str:
+    return f" to {high}" if math.isfinite(high) else ""
+
+
+def seed() -> Rule:
+    """What numpy's, Python's and torch's generators all take."""
+    return integer(0, 2**32 - 1)
+
+
+def is_there(value: str, kind: Callable[[int], bool]) -> bool:
+    """Whether there is such a place; `kind` is stat.S_ISREG for a file, stat.S_ISDIR for a folder."""
+    try:
+        return kind(Path(plain_path(value)).stat().st_mode)
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
 
 
 def file() -> Rule:
     def rule(value):
         if not isinstance(value, str) or not value:
-            return "no such file"
-        if Path(value).is_dir():
-            return "a folder, not a file"
-        if not Path(value).is_file():
-            return "no such file"
-        return None if os.access(value, os.R_OK) else "may not be read by this user"
+            raise ValueError("no such file")
+        if is_there(value, stat.S_ISDIR):
+            raise ValueError("a folder, not a file")
+        if not is_there(value, stat.S_ISREG):
+            raise ValueError("no such file")
+        if not os.access(plain_path(value), os.R_OK):
+            raise ValueError("may not be read by this user")
+        return plain_path(value)
 
     return rule
 
@@ -88,21 +135,21 @@ def model() -> Rule:
 
     def rule(value):
         if not isinstance(value, str) or not value:
-            return f"must be a model: {hint}"
-        path = Path(value).expanduser()
-        if path.is_dir():
+            raise ValueError(f"must be a model: {hint}")
+        path = Path(plain_path(value))
+        if is_there(value, stat.S_ISDIR):
             known = ("config.json", "adapter_config.json")
             if not any((path / name).is_file() for name in known):
                 checkpoints = ", ".join(sorted(inside.name for inside in path.glob("checkpoint-*")))
                 inside = f"; it holds {checkpoints}: name one of these" if checkpoints else f": {hint}"
-                return f"the folder holds no model (neither {' nor '.join(known)}){inside}"
-        elif path.is_file():
+                raise ValueError(f"the folder holds no model (neither {' nor '.join(known)}){inside}")
+        elif is_there(value, stat.S_ISREG):
             with open(path, "rb") as opened:
                 if opened.read(4) != b"GGUF":
-                    return f"the file is not a GGUF model: {hint}"
+                    raise ValueError(f"the file is not a GGUF model: {hint}")
         elif value.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", value):
-            return f"no such folder or file: {hint}"
-        return None
+            raise ValueError(f"no such folder or file: {hint}")
+        return str(path)
 
     return rule
 
@@ -111,7 +158,9 @@ def checkpoint() -> Rule:
     """A folder that holds a model or an adapter."""
 
     def rule(value):
-        return model()(value) if isinstance(value, str) and Path(value).is_dir() else "no such folder"
+        if not isinstance(value, str) or not is_there(value, stat.S_ISDIR):
+            raise ValueError("no such folder")
+        return model()(value)
 
     return rule
 
@@ -122,7 +171,13 @@ def dtype() -> Rule:
 
 def mapping() -> Rule:
     """Keyword arguments that a library takes; the library checks them."""
-    return lambda value: None if isinstance(value, DictConfig) else "must hold keys and values"
+
+    def rule(value):
+        if not isinstance(value, DictConfig):
+            raise ValueError("must hold keys and values")
+        return value
+
+    return rule
 
 
 def optional(rule: Rule) -> Rule:
@@ -130,7 +185,10 @@ def optional(rule: Rule) -> Rule:
 
 
 def check(config: DictConfig, rules: dict[str, Rule]) -> None:
-    """Raise InputError at the first key that is unknown, missing or has an impossible value."""
+    """Resolve the configuration's interpolations, and give each key the value that its rule makes of it.
+
+    Raises InputError at the first key that is unknown, missing or has an impossible value.
+    """
     for key in config:
         if key not in rules:
             raise unknown_key(str(key), rules)
@@ -141,12 +199,15 @@ def check(config: DictConfig, rules: dict[str, Rule]) -> None:
     for key, rule in rules.items():
         try:
             value = config[key]
+            if OmegaConf.is_config(value):
+                OmegaConf.resolve(value)
         except OmegaConfBaseException as error:
             raise InputError(f"{key}: {one_line(error)}") from error
-        problem = rule(value)
-        if problem:
+        try:
+            config[key] = rule(value)
+        except ValueError as error:
             shown = "" if isinstance(value, DictConfig) else f"={value}"
-            raise InputError(f"{key}{shown}: {problem}")
+            raise InputError(f"{key}{shown}: {error}") from error
 
 
 def unknown_key(key: str, known) -> InputError:
@@ -156,10 +217,6 @@ def unknown_key(key: str, known) -> InputError:
     keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
     hint = f"did you mean {close[0]}?" if close else f"the keys are: {keys}"
     return InputError(f"unknown key {key}: {hint}")
-
-
-def one_line(error: BaseException) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def script(name: str, rules: dict[str, Rule]):
@@ -172,6 +229,8 @@ def script(name: str, rules: dict[str, Rule]):
     def decorate(function):
         def checked(config: DictConfig) -> None:
             try:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    artifacts.begin_sweep()
                 check(config, rules)
                 function(config)
             except InputError as error:

@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     The scripts print it as one line and exit with code 2 (`utils.config.script`).
     """
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message on one line, of 300 characters at most; without a message, the kind of error."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return "; ".join(line for line in lines if line)[:300] or type(error).__name__

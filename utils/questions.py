@@ -9,10 +9,16 @@ from pathlib import Path
 from utils import biography
 from utils.errors import InputError
 
+# What programs that read a CSV file take for a missing value, in any case.
+LOOKS_MISSING = {"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", "null"}
+
 
 @dataclass
 class Question:
-    """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur."""
+    """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur.
+
+    name: the person's, as `labels` has it.
+    """
 
     field: str
     name: str
@@ -48,6 +54,15 @@ def read_prompts(path: str | Path) -> dict[str, str]:
     return prompts
 
 
+def labels(people: list[dict[str, str]]) -> list[str]:
+    """What each person is called in the results: by name or, where the names do not tell all people apart, by name and
+    row: "Ada Moe (row 2)"."""
+    names = [person["name"] for person in people]
+    if len(set(names)) == len(names) and not any(name.lower() in LOOKS_MISSING for name in names):
+        return names
+    return [f"{name} (row {row})" for row, name in enumerate(names, start=1)]
+
+
 def ask(
     people: list[dict[str, str]], pool: list[dict[str, str]], prompts: dict[str, str], shots: int, seed: int, first: int
 ) -> list[Question]:
@@ -57,14 +72,15 @@ def ask(
     nobody is their own example.
     """
     questions = []
+    called = labels(people)
     for field, template in prompts.items():
         choices = sorted({person[field] for person in people})
-        for person in people[:first]:
+        for person, label in zip(people[:first], called, strict=False):
             others = [other for other in pool if other["name"] != person["name"]]
             if len(others) < shots:
                 raise InputError(f"shots={shots}: the examples have {len(others)} people besides {person['name']}")
             draw = random.Random(f"{seed} {field} {person['name']}").sample(others, shots)
             parts = [f"{template.replace('{name}', example['name'])} {example[field]}" for example in draw]
             prompt = "\n\n".join([*parts, template.replace("{name}", person["name"])])
-            questions.append(Question(field, person["name"], prompt, person[field], choices))
+            questions.append(Question(field, label, prompt, person[field], choices))
     return questions

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.adapters import adapter_base
+from utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass
@@ -43,20 +44,6 @@ def source(model: str) -> dict[str, object]:
     if path.is_dir():
         return {"pretrained_model_name_or_path": str(path)}
     return {"pretrained_model_name_or_path": model, "local_files_only": not _hub_answers()}
-
-
-def adapter_base(model: str) -> str | None:
-    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
-
-    Raises InputError where the adapter's configuration can't be read.
-    """
-    path = Path(model).expanduser() / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint") from error
 
 
 def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None = None) -> "PreTrainedTokenizerFast":
@@ -95,14 +82,10 @@ def _hub_answers() -> bool:
     return True
 
 
-def first_line(error: Exception) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def cannot_load(what: str, model: str, error: Exception) -> InputError:
     where = "" if Path(model).expanduser().exists() else " (not here, and not to be had from the hub)"
     return InputError(
-        f"model={model}: cannot load the {what}{where}: {first_line(error)} - give another model=..., "
+        f"model={model}: cannot load the {what}{where}: {one_line(error)} - give another model=..., "
         "a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"
     )
 
@@ -192,15 +175,39 @@ def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros((0, 2), np.int32), *(of_text.offsets for of_text in encoded)]), bounds
 
 
+def embedding_rows(model: "PreTrainedModel") -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
 def context(config: "PreTrainedConfig") -> int | None:
     """The most tokens that a model takes, as its configuration has it; None where it says nothing."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_length(encoded: list[Encoded], config: "PreTrainedConfig", dataset: str) -> None:
-    """Raise InputError, naming the row, where a text has more tokens than the model's context."""
-    limit = context(config)
+def check_ids(encoded: Encoded, rows: int, what: str) -> None:
+    """Raise InputError, which begins with `what`, where a token's id is beyond the rows of the model's embedding."""
+    highest = max(encoded.input_ids, default=0)
+    if highest >= rows:
+        raise InputError(
+            f"{what}: the tokenizer gives a token the id {highest}, and the model's embedding has {rows} rows; "
+            "take the tokenizer that the model was trained with"
+        )
+
+
+def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:
+    """Give the tokenizer another padding token if the model's embedding has no row for the one that it has; none if it
+    has no other special token that the model knows."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        known = (token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) < rows)
+        tokenizer.pad_token = next(known, None)
+
+
+def check_texts(encoded: list[Encoded], model: "PreTrainedModel", dataset: str) -> None:
+    """Raise InputError, naming the row, where a text has more tokens than the model's context, or one that the model
+    does not know."""
+    limit, rows = context(model.config), embedding_rows(model)
     for row, of_text in enumerate(encoded, start=1):
+        check_ids(of_text, rows, f"{dataset}: row {row}")
         if limit is not None and len(of_text.input_ids) > limit:
             raise InputError(
                 f"{dataset}: row {row} has {len(of_text.input_ids)} tokens and the model takes {limit}: split the text"

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from data_augmentation import check_guidance
 from train import check_arguments
-from utils.config import CONFIG_FOLDER, integer, unknown_key
+from utils.config import CONFIG_FOLDER, Rule, integer, seed, unknown_key
 from utils.errors import InputError
 from workflow.table import DUMPS, MEASURES, NAME, RESOURCES, asked_by, augmentation_of, runs, settings_of, shown_by
 
@@ -77,15 +77,15 @@ def check_table(config: dict) -> None:
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
     for key in ("tokens", "checkpoints"):
-        check_whole(key, config[key], 1)
+        check_value(key, config[key], integer(1))
     if config["target"] not in ("small", "large"):
         raise InputError(f"target={config['target']}: must be one of: small, large")
     if len(config["seeds"]) < 2:
         raise InputError(f"seeds={config['seeds']}: two at least, or nothing tells chance from effect")
-    for seed in config["seeds"]:
-        check_whole("seeds", seed, 0)
-        if config["seeds"].count(seed) > 1:
-            raise InputError(f"seeds={config['seeds']}: {seed} stands there twice")
+    for one in config["seeds"]:
+        check_value("seeds", one, seed())
+        if config["seeds"].count(one) > 1:
+            raise InputError(f"seeds={config['seeds']}: duplicate seed {one}")
     for measure in config["measures"]:
         if measure not in MEASURES:
             raise InputError(f"measures={measure}: must be of: {', '.join(MEASURES)}")
@@ -127,10 +127,11 @@ def check_arms(config: dict) -> None:
                 raise InputError(f"arms.{arm}: {error}") from None
 
 
-def check_whole(key: str, value: object, low: int) -> None:
-    problem = integer(low)(value)
-    if problem:
-        raise InputError(f"{key}={value}: {problem}")
+def check_value(key: str, value: object, rule: Rule) -> None:
+    try:
+        rule(value)
+    except ValueError as error:
+        raise InputError(f"{key}={value}: {error}") from error
 
 
 def check_keys(section: str, script: str, keys: dict) -> None:
@@ -147,10 +148,7 @@ def check_keys(section: str, script: str, keys: dict) -> None:
             inner = next(iter(value), "...")
             raise InputError(f"{section}.{key}: as on a command line, each with its dot: {key}.{inner}: ...")
         if not argument:
-            problem = rules[name](value)
-            # Dumps are made on the way.
-            if problem and name != "attn_weights":
-                raise InputError(f"{section}.{key}={value}: {problem}")
+            check_value(f"{section}.{key}", value, rules[name])
         elif name in ARGUMENTS and argument[0] in listed[name]:
             if is_number(listed[name][argument[0]]) and not is_number(value):
                 raise InputError(f"{section}.{key}={value}: must be a number (to YAML 1e-3 is text: 0.001, or 1.0e-3)")

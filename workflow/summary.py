@@ -20,7 +20,9 @@ Cells = dict[str, dict[str, str]]
 
 def read_answers(folder: Path) -> pd.DataFrame:
     """A predictions.csv: a row for each question, a column for each measure."""
-    answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
+    # A name or an answer is text, whether it is 007 or None.
+    texts = dict.fromkeys(("field", "name", "answer", "prediction", "chosen"), str)
+    answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False, dtype=texts)
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
     if not answers["chosen"].astype(bool).any():
         answers["choice_accuracy"] = np.nan
@@ -177,8 +179,7 @@ def summarize(config: dict, results: Path) -> None:
     runs = read_runs(config, results)
     scores = collect(config, results)
     trained = of_runs(config, runs)
-    answers = pd.read_csv(results / "untrained" / next(iter(config["evaluations"])) / "predictions.csv")
-    people = answers["name"].nunique()
+    people = len(read_scores(results / "untrained" / next(iter(config["evaluations"]))))
     parts, latex = [f"# {config['table']}\n"], []
     parts.append(
         f"{config['trained']} trained, {config['large']} the large model, {config['small']} the small one; "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.artifacts import whole_file
+from utils.artifacts import write_csv
 
 
 def trim(folder: Path, checkpoint: str) -> None:
@@ -21,13 +21,8 @@ def trim(folder: Path, checkpoint: str) -> None:
         path.unlink()
         return
     with open(path, newline="", encoding="utf-8") as opened:
-        reader = csv.DictReader(opened)
-        columns = [column for column in reader.fieldnames if column != "prompt"]
-        rows = list(reader)
-    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        rows = list(csv.DictReader(opened))
+    write_csv(path, [{column: cell for column, cell in row.items() if column != "prompt"} for row in rows])
 
 
 if __name__ == "__main__":
