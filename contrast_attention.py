@@ -17,7 +17,7 @@ RULES = {
 }
 
 
-@script("contrast_attention", RULES)
+@script("contrast_attention", RULES, writes=["attn_diff"])
 def main(config):
     from omegaconf import OmegaConf
 

@@ -38,7 +38,7 @@ RULES = {
 CHUNK_CHARACTERS = 200_000
 
 
-@script("data_augmentation", RULES)
+@script("data_augmentation", RULES, writes=["save_name"])
 def main(config):
     check_guidance(config)
     guided = config.augment_type == "attention"

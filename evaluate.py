@@ -31,7 +31,7 @@ RULES = {
 }
 
 
-@script("evaluate", RULES)
+@script("evaluate", RULES, writes=["output_dir", "model_dir"])
 def main(config):
     started = time.monotonic()
     if config.model_dir is None and config.model is None:

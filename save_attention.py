@@ -22,7 +22,7 @@ RULES = {
 }
 
 
-@script("save_attention", RULES)
+@script("save_attention", RULES, writes=["save_name"])
 def main(config):
     dump_path = attention_dump.dump_path(config.save_name)
     artifacts.check_writable("save_name", dump_path, dump_path.with_suffix(".json"))

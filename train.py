@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -57,7 +58,7 @@ NOT_NEGATIVE = ("learning_rate", "weight_decay", "adam_epsilon")
 BELOW_1 = ("adam_beta1", "adam_beta2")
 
 
-@script("train", RULES)
+@script("train", RULES, writes=["model_dir"])
 def main(config):
     model_dir = Path(config.model_dir)
     record = model_dir / "run.json"
@@ -172,9 +173,10 @@ def main(config):
     class Record(TrainerCallback):
         """Says that the training begins, and records it once its first step is done."""
 
-        begun = False
+        announced = begun = False
 
         def on_train_begin(self, *_, **__):
+            self.announced = True
             if is_main_process():
                 count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
                 begin = f"from {checkpoint}" if checkpoint else "from the start"
@@ -186,6 +188,8 @@ def main(config):
             self.begun = True
 
     # Train
+    if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
+        raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
     begins = Record()
     is_new = not model_dir.exists()
     try:
@@ -210,6 +214,8 @@ def main(config):
         if is_new:
             with contextlib.suppress(OSError):
                 model_dir.rmdir()
+        if begins.announced:
+            print(file=sys.stderr)  # below the progress bar
         raise InputError(f"trainer: {one_line(error)}") from error
 
     if not is_main_process():
@@ -320,8 +326,8 @@ def build(kind, key: str, values: dict, **fixed):
     checked = check_arguments(kind, key, values)
     try:
         return kind(**checked, **fixed)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{key}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # such as a library that is not installed
+        raise InputError(f"{key}: {one_line(error)}") from error
 
 
 def check_arguments(kind, key: str, values: dict) -> dict:

@@ -239,7 +239,7 @@ from pathlib import Path
 from contrast_attention import RULES
 from utils import artifacts, config
 
-@config.script("contrast_attention", RULES)
+@config.script("contrast_attention", RULES, writes=["attn_diff"])
 def main(keys):
     with artifacts.whole_file(Path(keys.attn_diff)) as aside:
         aside.write_text("half")

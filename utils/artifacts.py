@@ -17,15 +17,6 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-_taken: set[Path] | None = None
-
-
-def begin_sweep() -> None:
-    """From now on no two jobs of this process may write the same file (see check_writable)."""
-    global _taken
-    _taken = set() if _taken is None else _taken
-
-
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only if all went well."""
@@ -40,8 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_writable(key: str, *paths: Path) -> None:
-    """Raise InputError now, and not after hours of work, where one of the paths can't be written, or where another job
-    of a sweep has written it."""
+    """Raise InputError now, and not after hours of work, where one of the paths can't be written."""
     for path in paths:
         try:
             if path.is_dir():
@@ -54,13 +44,6 @@ def check_writable(key: str, *paths: Path) -> None:
                 (nearest / name).exists()  # raises where the name is too long
         except OSError as error:
             raise InputError(f"{key}: {str(path)[:200]} can't be written: {error.strerror}") from error
-        if _taken is not None:
-            if path.resolve() in _taken:
-                raise InputError(
-                    f"{key}: an earlier job of this sweep wrote {path}; let the name hold what is swept: "
-                    f"{key}='...-${{seed}}'"
-                )
-            _taken.add(path.resolve())
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -2,7 +2,7 @@
 
 The only module that knows Hydra. A script declares one rule for each key of its YAML:
 
-    @script("contrast_attention", {"attn_diff": text(), "operation": one_of("difference", "log_ratio")})
+    @script("contrast_attention", {"attn_diff": path(), "target": one_of("small", "large")}, writes=["attn_diff"])
     def main(config): ...
 """
 
@@ -16,17 +16,17 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from utils import artifacts
 from utils.errors import InputError, one_line
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -210,6 +210,25 @@ def check(config: DictConfig, rules: dict[str, Rule]) -> None:
             raise InputError(f"{key}{shown}: {error}") from error
 
 
+def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
+    """Raise InputError where the jobs of a sweep (Hydra's -m) would write over each other.
+
+    writes: the keys that say where a job writes, of which the first that has a value counts. Hydra takes every
+    combination of what is swept, so that place must hold each of the swept keys, or be swept itself.
+    """
+    arguments = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    given = OmegaConf.to_container(config)
+    place = next((key for key in writes if given.get(key) is not None), writes[0])
+    shared = [key for key in swept if key != place and f"${{{key}}}" not in str(given.get(place))]
+    if shared:
+        raise InputError(
+            f"{place}: the jobs of this sweep would write over each other; let it hold what is swept: "
+            f"{place}='...-${{{shared[0]}}}'"
+        )
+
+
 def unknown_key(key: str, known) -> InputError:
     if key.split(".")[0] in known and "." in key:
         return InputError(f"unknown key {key}: correct it, or add what the YAML does not list with a plus: +{key}=...")
@@ -219,8 +238,10 @@ def unknown_key(key: str, known) -> InputError:
     return InputError(f"unknown key {key}: {hint}")
 
 
-def script(name: str, rules: dict[str, Rule]):
+def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
     """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
+
+    writes: see `check_sweep`.
 
     `main.__wrapped__` is the plain function, for use without a command line. A fault of ours (any
     other exception) keeps its traceback.
@@ -230,7 +251,7 @@ def script(name: str, rules: dict[str, Rule]):
         def checked(config: DictConfig) -> None:
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    artifacts.begin_sweep()
+                    check_sweep(config, writes)
                 check(config, rules)
                 function(config)
             except InputError as error:
@@ -242,6 +263,8 @@ def script(name: str, rules: dict[str, Rule]):
             os.environ["HYDRA_FULL_ERROR"] = "1"
             # A job that is cancelled (SIGTERM) ends as by Ctrl-C, so that it tidies up.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+            # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
+            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]
             use_huge_pages()
             collect_garbage_rarely()
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)

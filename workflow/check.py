@@ -73,6 +73,8 @@ def check_table(config: dict) -> None:
     missing = [key for key in NEEDED if config.get(key) is None]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
+    if not re.fullmatch(r"[\w.-]+", str(config["table"]), re.ASCII):
+        raise InputError(f"table={config['table']}: the name of a folder: letters, digits and _ - . alone")
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")

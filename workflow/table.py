@@ -1,6 +1,9 @@
 """What follows from a table's YAML (conf/tables/)."""
 
 import itertools
+import re
+
+from utils.config import plain_path
 
 # What a rule may use, where the table's `resources` say nothing: megabytes, minutes, GPUs, threads, and processes that
 # share its work by torchrun.
@@ -28,6 +31,23 @@ DUMPS = {
     "facts": True,
     "name_first": True,
 }
+
+
+def on_command_line(key: str, value: object) -> str:
+    """A key of a script and its value as Hydra reads them; ++ sets a key whether its YAML lists it or not."""
+    if value is None or isinstance(value, bool):
+        value = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, str):
+        # In quotes every sign stands for itself, but for quotes, ${, and backslashes before them or at the end.
+        escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: 2 * found[1] + (found[2] and "\\" + found[2]), value)
+        value = f"'{escaped}'"
+    return f"++{key}={value}"
+
+
+def plain_paths(config: dict) -> dict:
+    """The table with one spelling of each of its files and folders (see utils.config.plain_path)."""
+    keys = ("large", "small", "trained", "dataset")
+    return config | {key: plain_path(config[key]) for key in keys if isinstance(config.get(key), str)}
 
 
 def dump_of(config: dict, arm: str, seed: int | str) -> str | None:
