@@ -99,6 +99,9 @@ def main(config):
     from utils.models import check_ends, load_model, merged
     from utils.processes import is_main_process
 
+    resumed = read_resumed(record) if config.resume and record.is_file() else None
+    if resumed:
+        check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
     gpu = torch.cuda.is_available()
     arguments = build(
         TrainingArguments,
@@ -111,9 +114,6 @@ def main(config):
     if config.lora is not None:
         lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM")
         adapters.check_kind(lora.to_dict(), "lora")
-    resumed = read_resumed(record) if config.resume and record.is_file() else None
-    if resumed:
-        check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
     # LoRA's first weights are drawn below, so the seed comes first.
     set_seed(config.seed)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
 from tests import tiny
 from utils import answers, questions, tokens
@@ -22,7 +23,7 @@ CHOICES = ["Lyon", "Odense", "São Paulo", "a much longer answer than any of the
 
 
 # Qwen 3.5 and Bamba are hybrids: most of their layers keep a state in the cache in place of keys and values.
-@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2", "qwen3_5", "bamba"])
+@pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
 def asked(request):
     made = tiny.tokenizer()
     return tiny.model(request.param, len(made)), made
@@ -53,6 +54,68 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_batch_size(a
             # The same float32 sums in other batches: see the tolerance of log_likelihoods' own test.
             assert found[index][1] == pytest.approx(likelihood, abs=1e-3)
     assert len(set(expected)) > 1
+
+
+# What a model's generation_config.json may say, and `generate` would do.
+ODD = [
+    {"repetition_penalty": 1.5, "no_repeat_ngram_size": 1, "encoder_repetition_penalty": 3.0},
+    {"suppress_tokens": list(range(3, 300)), "begin_suppress_tokens": [5], "bad_words_ids": [[7], [8]]},
+    {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    {"do_sample": True, "temperature": 9.0, "guidance_scale": 1.5},
+    {"sequence_bias": [[[40], 10.0]], "exponential_decay_length_penalty": [2, 1.5], "min_new_tokens": 9},
+    {"forced_bos_token_id": 9, "forced_eos_token_id": 9, "max_time": 0.0001, "stop_strings": ["e"]},
+    {"max_length": 3, "max_new_tokens": 1, "return_dict_in_generate": True, "output_scores": True},
+    {"use_cache": False, "cache_implementation": "static", "prompt_lookup_num_tokens": 3},
+]
+
+
+@torch.inference_mode()
+def test_greedy_is_greedy_whatever_the_models_files_say(asked):
+    model, tokenizer = asked
+    expected = [one_at_a_time(model, tokenizer, prompt, 6) for prompt in PROMPTS]
+    before = model.generation_config, model.config.use_cache
+    try:
+        for settings in ODD:
+            model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
+            for key, value in settings.items():
+                setattr(model.generation_config, key, value)
+            model.config.use_cache = settings.get("use_cache", True)
+            for batch_size in (1, 5):
+                found = {}
+                for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 6, batch_size):
+                    found.update(batch)
+                assert [found[index][0] for index in range(len(PROMPTS))] == expected, settings
+    finally:
+        model.generation_config, model.config.use_cache = before
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("named_by", ["generation config", "config", "tokenizer"])
+def test_an_answer_ends_at_the_first_end_of_text_token_whatever_is_called_special(named_by):
+    """Two ordinary tokens that the model likes end a text; in a batch, something fills the shorter answers up."""
+    tokenizer = tiny.tokenizer()
+    model = tiny.model("llama", len(tokenizer))
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    generated = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt)["input_ids"]
+        for _ in range(12):
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        generated.append(ids[-12:])
+    ends = {generated[0][3], generated[1][5]}
+    if named_by == "generation config":
+        model.generation_config.eos_token_id = list(ends)
+    elif named_by == "config":
+        model.config.eos_token_id = list(ends)
+    else:
+        ends = {generated[0][3]}
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(generated[0][3])
+    (batch,) = answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, 5)
+    for index, ids in enumerate(generated):
+        begin = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        text = tokenizer.decode(ids[:begin], skip_special_tokens=True)
+        assert batch[index][0] == text.split("\n")[0].strip()
+    assert not set(generated[0][:3]) & ends
 
 
 def test_an_answer_ends_at_the_first_newline(asked, monkeypatch):

@@ -61,7 +61,7 @@ def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
     """[(token, id, label)] of every text, as the Trainer gets them."""
     trainers = []
 
-    class Stopped(Exception):
+    class Stopped(BaseException):
         pass
 
     def stop(trainer, **_):
@@ -263,7 +263,7 @@ def test_training_goes_on_from_an_adapter(run, tiny_model):
 def test_what_does_not_go_with_the_checkpoints_is_not_resumed(run, capsys):
     folder = run("begun")
     before = (folder / "run.json").read_bytes()
-    with pytest.raises(InputError, match="resume: lora is"):
+    with pytest.raises(InputError, match="resume: lora.r is 4 now and was 16"):
         run("begun", resume="true", **{"lora.r": 4, "trainer.max_steps": 8})
     assert (folder / "run.json").read_bytes() == before
     run("begun", resume="true")

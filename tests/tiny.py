@@ -15,6 +15,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3_5TextConfig,
     Qwen3Config,
     RecurrentGemmaConfig,
@@ -35,6 +36,10 @@ ARCHITECTURES = {
         **GROUPED,
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    # Biases in its projections.
+    "qwen2": lambda vocabulary: Qwen2Config(
+        vocab_size=vocabulary, **SIZES, num_key_value_heads=2, max_position_embeddings=512
     ),
     "qwen3": lambda vocabulary: Qwen3Config(vocab_size=vocabulary, **SIZES, **GROUPED),
     # A hybrid: most layers keep a state in place of keys and values.
@@ -109,10 +114,11 @@ def tokenizer(vocabulary: int = 600, adds_bos: bool = True) -> PreTrainedTokeniz
     )
 
 
-def model(architecture: str, vocabulary: int = 600, seed: int = 0):
+def model(architecture: str, vocabulary: int = 600, seed: int = 0, **options):
     """A random model in evaluation mode; its weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)
     config = (ARCHITECTURES | REFUSED)[architecture](vocabulary)
+    config.update(options)
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -122,11 +128,13 @@ def model(architecture: str, vocabulary: int = 600, seed: int = 0):
     return made.eval()
 
 
-def save(folder: Path, architecture: str, seed: int = 0, **tokenizer_options) -> Path:
-    """A folder that `model=...` takes."""
-    made = tokenizer(**tokenizer_options)
+def save(
+    folder: Path, architecture: str, seed: int = 0, vocabulary: int = 600, adds_bos: bool = True, **options
+) -> Path:
+    """A folder that `model=...` takes; the options are of the model's configuration."""
+    made = tokenizer(vocabulary, adds_bos)
     made.save_pretrained(folder)
-    model(architecture, len(made), seed).save_pretrained(folder)
+    model(architecture, len(made), seed, **options).save_pretrained(folder)
     return folder
 
 

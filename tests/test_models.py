@@ -1,0 +1,130 @@
+"""A model's files hold just the weights that it has, or are refused by the name of the first that does not fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from utils.errors import InputError
+from utils.models import check_weights, load_model
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A copy of the tiny model; `change` rewrites its weights, or keys of its config.json."""
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    return copy
+
+
+def change(folder, weights=None, **keys) -> None:
+    if weights is not None:
+        path = folder / "model.safetensors"
+        save_file(weights(load_file(path)), path, metadata={"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def without(part: str):
+    return lambda weights: {name: weight for name, weight in weights.items() if part not in name}
+
+
+WRONG = {
+    "one is missing": ({"weights": without("layers.1.self_attn.q_proj")}, "lack .*model.layers.1.self_attn.q_proj"),
+    "a layer is missing": ({"num_hidden_layers": 4}, "lack .*: model.layers.3.input_layernorm.weight and 8 more"),
+    "the head is missing": ({"weights": without("lm_head")}, "lack .*: lm_head.weight$"),
+    "a layer too many": ({"num_hidden_layers": 2}, "does not have: model.layers.2.input_layernorm.weight and 8 more"),
+    "one too many": ({"weights": lambda kept: kept | {"x.weight": torch.ones(2)}}, "does not have: x.weight$"),
+    "another shape": ({"weights": lambda kept: kept | {"model.norm.weight": torch.ones(7)}}, "shape .*: model.norm"),
+    "another size": ({"hidden_size": 16}, "another shape .*: lm_head.weight and 29 more"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_weights_that_do_not_fit_are_refused_by_name(kind, folder, capfd):
+    changes, message = WRONG[kind]
+    change(folder, **changes)
+    with pytest.raises(InputError, match=f"model={folder}: .*{message}"):
+        load_model(str(folder))
+    # Nor does transformers print its table of them.
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())
+
+
+def test_a_part_of_a_split_gguf_file_is_named_as_one():
+    with pytest.raises(InputError, match="model.norm.weight; join the parts of a split .gguf file first"):
+        report = {"missing_keys": {"model.norm.weight"}, "mismatched_keys": set(), "unexpected_keys": set()}
+        check_weights("models/x-00001-of-00002.gguf", report)
+
+
+def test_a_head_that_shares_the_embedding_is_not_missing(folder):
+    change(folder, without("lm_head"), tie_word_embeddings=True)
+    model = load_model(str(folder))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("keys", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}])
+@torch.inference_mode()
+def test_what_a_call_returns_is_not_the_files_to_say(keys, folder, tiny_model):
+    change(folder, **keys)
+    ids = torch.tensor([[5, 6, 7]])
+    plain, odd = (load_model(str(path))(input_ids=ids) for path in (tiny_model, folder))
+    assert torch.equal(plain.logits, odd.logits)
+    assert odd.attentions is None and odd.hidden_states is None
+
+
+@pytest.fixture
+def adapter(tiny_model, tmp_path):
+    """The folder of an adapter on the tiny model, and a function that changes its weights."""
+    from peft import LoraConfig, get_peft_model
+
+    path = tmp_path / "adapter"
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(load_model(str(tiny_model)), lora)
+    model.save_pretrained(path)
+
+    def rewrite(weights) -> None:
+        file = path / "adapter_model.safetensors"
+        save_file(weights(load_file(file)), file, metadata={"format": "pt"})
+
+    return path, rewrite
+
+
+WRONG_ADAPTERS = {
+    "misnamed": (
+        lambda kept: {name.replace("model.model.", "model."): weight for name, weight in kept.items()},
+        "the model has no place for its base_model.model.layers.0.mlp.down_proj.lora_A.weight and 41 more",
+    ),
+    "one is missing": (
+        without("layers.2.mlp.up_proj.lora_B"),
+        "it lacks base_model.model.model.layers.2.mlp.up_proj.lora_B.weight$",
+    ),
+    "one too many": (
+        lambda kept: kept | {"base_model.model.model.layers.9.mlp.up_proj.lora_B.weight": torch.ones(48, 4)},
+        "no place for its base_model.model.model.layers.9.mlp.up_proj.lora_B.weight$",
+    ),
+    "another shape": (
+        lambda kept: {name: weight[:, :2].clone() if "lora_B" in name else weight for name, weight in kept.items()},
+        "size mismatch for base_model.*lora_B",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ADAPTERS)
+def test_an_adapters_weights_that_do_not_fit_are_refused_by_name(kind, adapter, recwarn):
+    path, rewrite = adapter
+    weights, message = WRONG_ADAPTERS[kind]
+    rewrite(weights)
+    with pytest.raises(InputError, match=f"{path}: the adapter does not fit .*, or is damaged: .*{message}"):
+        load_model(str(path))
+    assert not [warning for warning in recwarn if "adapter keys" in str(warning.message)]
+
+
+@pytest.mark.parametrize(("layers", "message"), [(2, "no place for its .*layers.2"), (4, "it lacks .*layers.3")])
+def test_a_base_model_of_other_layers_is_refused(layers, message, adapter, tmp_path):
+    path, _ = adapter
+    other = tiny.save(tmp_path / "other", "llama", num_hidden_layers=layers)
+    with pytest.raises(InputError, match=f"does not fit {other}, .*: .*{message}"):
+        load_model(str(path), base=str(other))
