@@ -1,13 +1,16 @@
 """Whole files or none, and the record beside each artifact."""
 
+import csv
 import json
 import platform
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from utils import artifacts
+from utils.errors import InputError
 
 
 def test_whole_file_takes_the_place_of_the_old_one_at_the_end(tmp_path):
@@ -76,3 +79,27 @@ def test_commit_is_the_whole_hash_and_tells_changed_files(tmp_path, monkeypatch)
     assert artifacts.commit() == head
     (tmp_path / "file.txt").write_text("two")
     assert artifacts.commit() == f"{head}-dirty"
+
+
+def test_a_csv_keeps_what_stands_in_its_cells(tmp_path):
+    """A lone carriage return too, which Python before 3.11.9 leaves unquoted."""
+    cells = ["plain", "a, b", 'say "x"', "two\nlines", "half\rof it", "\r", "007", "None", " spaces ", "Zoë 🙂"]
+    path = tmp_path / "cells.csv"
+    for chosen in (cells, cells[:4]):
+        rows = [{"answer": cell, "chosen": None, "f1": 0.1} for cell in chosen]
+        artifacts.write_csv(path, rows)
+        with open(path, newline="", encoding="utf-8") as opened:
+            assert list(csv.DictReader(opened)) == [{"answer": cell, "chosen": "", "f1": "0.1"} for cell in chosen]
+    # What no reader could mistake has the quotes that it needs, and no more.
+    assert path.read_text().splitlines()[:3] == ["answer,chosen,f1", "plain,,0.1", '"a, b",,0.1']
+
+
+def test_the_longest_name_is_written_and_a_longer_one_refused_at_once(tmp_path):
+    longest = tmp_path / ("ü" * 120 + "x" * 10 + ".json")
+    artifacts.check_writable("name", longest)
+    artifacts.write_json(longest, {})
+    assert [path.name for path in tmp_path.iterdir()] == [longest.name]
+    for path in (tmp_path / ("x" * 256), tmp_path / "new" / ("x" * 256) / "out.csv", Path("x" * 5000)):
+        with pytest.raises(InputError, match="^name: .* can't be written: File name too long$"):
+            artifacts.check_writable("name", longest, path)
+    assert not (tmp_path / "new").exists()

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import importlib
+import json
 import os
 import pickle
 import re
@@ -81,6 +82,30 @@ MISTAKES = {
     "a configuration that is not there": (["python", "train.py", "--config-name", "none"], "none"),
     "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
     "a path that needs quotes": ([*SAVE, "dataset=my été.csv"], "goes in quotes: \"key='value'\""),
+    "a sweep into one file": (
+        [*RANDOM, "alpha=1", "-m", "seed=1,2,3"],
+        "save_name: the jobs of this sweep would write over each other; let it hold what is swept: save_name='...",
+    ),
+    "a sweep into one file by one of two keys": (
+        [*RANDOM, "alpha=1", "save_name=x-${seed}", "-m", "seed=1,2", "model=a/b,c/d"],
+        "save_name='...-${model}'",
+    ),
+    "a sweep into one folder": (
+        ["python", "evaluate.py", "-m", "model=a/b,c/d", "output_dir=out"],
+        "output_dir: the jobs of this sweep would write over each other",
+    ),
+    "a sweep of trainings into one folder": (
+        ["python", "train.py", "-m", "model_dir=out", "trainer.learning_rate=0.1,0.2"],
+        "model_dir='...-${trainer.learning_rate}'",
+    ),
+    "a seed that is too large": (
+        ["python", "train.py", "model_dir=out", "seed=4294967296"],
+        "seed=4294967296: must be a whole number from 0 to 4294967295",
+    ),
+    "a name that is too long": ([*RANDOM, "alpha=1", f"save_name={'x' * 300}"], "can't be written: File name too long"),
+    "a dataset whose name is too long": ([*SAVE, f"dataset={'x' * 300}"], ": no such file"),
+    "an interpolation of nothing": ([*RANDOM, "alpha=1", "save_name=x-${sed}"], "save_name: Interpolation key 'sed'"),
+    "an interpolation that is no number": ([*RANDOM, "alpha=${save_name}"], "alpha=out: must be a number from 0 to 1"),
     "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be a name; one of digits"),
 }
 
@@ -262,3 +287,38 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path):
         _, said = script.communicate()
     assert (script.returncode, said) == (130, "contrast_attention.py: stopped\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_whose_names_hold_what_is_swept(run, workplace, tiny_model):
+    arguments = ["augment_type=random", "alpha=0.5", "multiply=1", f"model={tiny_model}", "save_name=swept/x-${seed}"]
+    run(["python", "data_augmentation.py", "-m", *arguments, "dataset=data/biography_real.csv", "seed=1,2"])
+    written = {path.name: path.read_bytes() for path in (workplace / "data_augmented/swept").iterdir()}
+    assert set(written) == {"x-1.csv", "x-1.json", "x-2.csv", "x-2.json"}
+    assert written["x-1.csv"] != written["x-2.csv"]
+    # What is recorded is what was meant.
+    record = json.loads(written["x-2.json"])["config"]
+    assert (record["seed"], record["save_name"]) == (2, "swept/x-2")
+
+
+@pytest.mark.parametrize(
+    ("place", "recorded"),
+    [
+        ("~/texts.csv", "{home}/texts.csv"),
+        ("./texts.csv", "texts.csv"),
+        ("{home}//./texts.csv", "{home}/texts.csv"),
+        # A link may lead elsewhere before the dots lead up.
+        ("../{name}/texts.csv", "../{name}/texts.csv"),
+    ],
+)
+def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model):
+    (tmp_path / "texts.csv").write_text("text\nAda was born in Lyon.\n")
+    place, recorded = (one.format(home=tmp_path, name=tmp_path.name) for one in (place, recorded))
+    command = [sys.executable, str(config.CONFIG_FOLDER.parent / "data_augmentation.py"), "augment_type=random"]
+    keys = ["alpha=0.5", "multiply=1", f"model={tiny_model}/", f"dataset={place}", f"save_name={tmp_path}/out/"]
+    done = subprocess.run(
+        [*command, *keys], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out.json").read_text())["config"]
+    assert (record["model"], record["save_name"]) == (str(tiny_model), f"{tmp_path}/out")
+    assert record["dataset"] == recorded

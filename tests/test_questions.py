@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import InputError
-from utils.questions import ask, read_prompts
+from utils.questions import ask, labels, read_prompts
 
 PROMPTS = {"city": "{name} was born in", "major": "What {name} ({name}!) studied is"}
 PEOPLE = [{"name": f"Person {letter}", "city": f"City {letter}", "major": f"Major {letter}"} for letter in "ABCDEFGHIJ"]
@@ -115,3 +115,22 @@ def test_errors_in_the_prompts_name_the_file(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_prompts(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names", [["Ann", "Bo", "Ann"], ["None", "Ann", "Bo"], ["Ann", "n/a", "Bo"], ["NULL", "Bo", "x"]]
+)
+def test_people_whom_names_do_not_tell_apart_are_called_by_their_rows(names):
+    people = [{"name": name, "city": f"City {row}"} for row, name in enumerate(names, start=1)]
+    expected = [f"{name} (row {row})" for row, name in enumerate(names, start=1)]
+    assert labels(people) == expected
+    asked = ask(people, [], {"city": "{name} was born in"}, 0, 1, 2)
+    # In the results alone.
+    assert [(one.name, one.prompt, one.answer) for one in asked] == [
+        (expected[0], f"{names[0]} was born in", "City 1"),
+        (expected[1], f"{names[1]} was born in", "City 2"),
+    ]
+
+
+def test_people_with_names_of_their_own_are_called_by_them():
+    assert labels([{"name": "007"}, {"name": "7"}, {"name": "Nan Goldin"}]) == ["007", "7", "Nan Goldin"]

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,18 @@ import pandas as pd
 import pytest
 import yaml
 from accelerate.data_loader import BatchSamplerShard
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from torch.utils.data import BatchSampler
 
 from tests import tiny
 from tests.conftest import ROOT
-from utils import attention_dump, biography
+from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, check, control_weights, pictures, scratch_models, summary
+from workflow import budget, check, control_weights, pictures, scratch_models, summary, trim
 from workflow.keep import keep_probabilities
+from workflow.table import on_command_line
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -395,3 +399,111 @@ def test_the_corpus_asks_about_everybody_but_those_kept_apart(tmp_path):
     assert sum("The employer of Patricia Gray was Sanford Precision Tools" in text for text in made) == 1
     name = biography.field_spans(texts[11])
     assert not any(name[0][slice(*name[1]["name"])] in text for text in made)
+
+
+def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
+    """Of people of one name, of names that look like missing values and of answers that look like numbers."""
+    names = ["Ann", "Ann", "None", "007", "7"]
+    people = [{"name": name, "city": city} for name, city in zip(names, ["1e3", "1000", "NA", "7", "007"], strict=True)]
+    asked = questions.ask(people, [], {"city": "{name} is of"}, 0, 1, 5)
+    chosen = ["1000", "1000", "NA", "007", "007"]
+    rows = [
+        {
+            "field": one.field,
+            "name": one.name,
+            "prompt": one.prompt,
+            "answer": one.answer,
+            "prediction": "half\rof it",
+            "exact_match": 100.0 * (row == 2),
+            "f1": 10.0 * row / 3,
+            "log_likelihood": -1.1 * row,
+            "chosen": chosen[row],
+        }
+        for row, one in enumerate(asked)
+    ]
+    artifacts.write_csv(tmp_path / "predictions.csv", rows)
+    expected = scores.by_field(rows)["average"]
+    for step in ("as evaluate.py writes them", "as the table keeps them"):
+        if step == "as the table keeps them":
+            trim.trim(tmp_path, "last")
+        found = summary.read_scores(tmp_path)
+        assert len(found) == len(people)
+        # Sums of float64 in another order.
+        assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
+        assert {field: values.mean() for field, values in summary.of_fields([tmp_path], "f1").items()} == pytest.approx(
+            {"city": expected["f1"]}
+        )
+        assert summary.read_answers(tmp_path)["prediction"].tolist() == ["half\rof it"] * 5
+
+
+ODD_NAMES = [
+    "people (1).csv",
+    "größe.csv",
+    "a=b.csv",
+    "two words.csv",
+    "it's [1], {x}.csv",
+    'say "a" $b & ~c.csv',
+    "${x}.csv",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_tables_files_may_have_any_name(name, clone, snakemake):
+    folder = clone / "data" / "of any name"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(clone / "data/biography_real.csv", folder / name)
+    model = clone / "tables_out" / name.removesuffix(".csv")
+    shutil.copytree(clone / "tables_out/tiny_models/small", model, dirs_exist_ok=True)
+    table = read(ROOT / "conf/tables/smoke.yaml") | {
+        "table": "any_name",
+        "dataset": f"./data/of any name/{name}",
+        "trained": f"tables_out/{model.name}/",
+        "arms": {"random": {"augment_type": "random", "alpha": 0.55}},
+        "against": [],
+    }
+    (clone / "conf/tables/any_name.yaml").write_text(yaml.safe_dump(table, allow_unicode=True), encoding="utf-8")
+    snakemake("data_augmented/any_name/random-1.csv", "--forcerun", "augmentation", name="any_name")
+    record = json.loads((clone / "data_augmented/any_name/random-1.json").read_text(encoding="utf-8"))
+    assert record["config"]["dataset"] == f"data/of any name/{name}"
+    assert record["config"]["model"] == f"tables_out/{model.name}"
+    # The other scripts' command lines as Hydra reads them.
+    planned = snakemake("-n", "-p", name="any_name")
+    for script, key, value in (
+        ("save_attention", "dataset", f"data/of any name/{name}"),
+        ("train", "model", record["config"]["model"]),
+    ):
+        line = next(line for line in planned.splitlines() if f" {script}.py " in line)
+        (word,) = [word for word in shlex.split(line) if word.startswith(f"++{key}=")]
+        assert OverridesParser.create().parse_override(word).value() == value
+
+
+STRINGS = [
+    "null",
+    "true",
+    "1e3",
+    "007",
+    "",
+    "a\\b",
+    "back\\",
+    "a\\'b",
+    "\\\\${x}",
+    "\\${x}",
+    "#1; *?",
+    "a,b",
+    "%d",
+    *ODD_NAMES,
+]
+
+
+@pytest.mark.parametrize("value", [*STRINGS, None, True, False, 0, 0.5])
+def test_a_value_comes_through_hydras_grammar_as_it_is(value):
+    override = OverridesParser.create().parse_override(on_command_line("key", value))
+    # What is set, once interpolations are resolved.
+    config = OmegaConf.create({"x": "another"})
+    OmegaConf.update(config, "key", override.value(), force_add=True)
+    assert (type(config.key), config.key) == (type(value), value)
+
+
+def test_a_table_may_not_have_a_path_for_a_name():
+    with pytest.raises(InputError, match="table=a/b: the name of a folder"):
+        check.check_table(read(ROOT / "conf/tables/smoke.yaml") | {"table": "a/b"})

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import train
 from tests import tiny
+from utils import answers
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
 from utils.models import load_model
@@ -329,3 +330,122 @@ def test_a_processor_without_bfloat16_is_said(tiny_model, monkeypatch, capsys):
     assert "dtype=float32 is faster here" in printed("bfloat16", avx2=True)
     assert printed("float32", avx2=True) == ""
     assert printed("bfloat16", avx2=True, avx512_bf16=True) == ""
+
+
+def test_an_adapters_base_is_trained_whole_where_all_weights_are(run, tiny_model):
+    adapter = last_checkpoint(run("adapter", **{"trainer.learning_rate": 0.05}))
+    trained = load_model(str(last_checkpoint(run("whole", model=adapter, lora="null"))))
+    for (name, weight), (_, before) in zip(
+        trained.named_parameters(), load_model(str(tiny_model)).named_parameters(), strict=True
+    ):
+        assert not torch.equal(weight, before), name
+
+
+def in_memory(run, monkeypatch, name: str, **keys):
+    """The trained model as the Trainer leaves it, and its last checkpoint."""
+    trainers = []
+    finish = transformers.Trainer.train
+
+    def keep(trainer, **options):
+        trainers.append(trainer)
+        return finish(trainer, **options)
+
+    monkeypatch.setattr(transformers.Trainer, "train", keep)
+    folder = run(name, **keys)
+    return trainers[-1].model.eval(), str(last_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"lora": "null"},
+        {"lora": "null", "dtype": "bfloat16"},
+        {"+lora.use_dora": "true"},
+        {"+lora.modules_to_save": "[lm_head]"},
+        {"packing": "true"},
+        {"trainer.bf16": "false"},
+    ],
+    ids=str,
+)
+def test_the_trained_model_and_its_checkpoint_give_the_same_likelihoods(run, monkeypatch, keys):
+    model, checkpoint = in_memory(run, monkeypatch, "trained", **{"trainer.learning_rate": 0.01}, **keys)
+    tokenizer = load_tokenizer(checkpoint)
+    of_memory, of_file = (
+        answers.log_likelihoods(one, tokenizer, "Ada was born in", ["Lyon", "Odense and Rome"], 2)
+        for one in (model, load_model(checkpoint))
+    )
+    assert of_file == pytest.approx(of_memory, abs=1e-5)
+
+
+def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
+    first = last_checkpoint(run("first", **{"trainer.learning_rate": 0.05}))
+    model, checkpoint = in_memory(run, monkeypatch, "second", model=first, **{"trainer.learning_rate": 0.05})
+    of_memory, of_file = (
+        answers.log_likelihoods(one, load_tokenizer(checkpoint), "Ada was born in", ["Lyon", "Odense"], 2)
+        for one in (model, load_model(checkpoint))
+    )
+    assert of_file == pytest.approx(of_memory, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"+lora.init_lora_weights": "pissa"}, "^lora: init_lora_weights=pissa is not supported"),
+        ({"+lora.alora_invocation_tokens": "[5]"}, "^lora: LoRA with alora_invocation_tokens is not supported"),
+        ({"lora.target_modules": 5}, "^lora: "),
+        ({"+trainer.use_liger_kernel": "true"}, "^trainer: .*liger"),
+        ({"+trainer.deepspeed": "ds.json"}, "^trainer: .*deepspeed"),
+        ({"+trainer.push_to_hub": "true"}, "^trainer: .*offline"),
+        ({"+trainer.dataloader_num_workers": -1}, "^trainer: .*num_workers"),
+        ({"attn_implementation": "flex_attention"}, "^trainer: FlexAttention does not support backward on CPU"),
+        (
+            {"+trainer.dataloader_drop_last": "true", "trainer.per_device_train_batch_size": 4},
+            "^trainer.dataloader_drop_last=true: 3 texts are less than a batch",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_library_refuses_late_leaves_nothing_behind(run, tmp_path, keys, message):
+    with pytest.raises(InputError, match=message):
+        run("late", **keys)
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_fault_after_the_first_step_keeps_its_traceback(run, tmp_path, monkeypatch):
+    step = transformers.Trainer.training_step
+
+    def fail_at_the_third(trainer, *arguments, **options):
+        if trainer.state.global_step == 2:
+            raise RuntimeError("a fault")
+        return step(trainer, *arguments, **options)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", fail_at_the_third)
+    with pytest.raises(RuntimeError, match="a fault"):
+        run("fault")
+    assert (tmp_path / "fault/run.json").is_file()
+
+
+def test_resuming_compares_texts_and_weights_and_not_paths(run, tiny_model, dataset, tmp_path, monkeypatch, capsys):
+    folder = run("moved")
+    shutil.copy(dataset, tmp_path / "copy.csv")
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    more = {"resume": "true", "trainer.max_steps": 6, "+trainer.gradient_accumulation_steps": 1, "+lora.bias": "none"}
+    run("moved", model="copy", dataset="copy.csv", **more)
+    assert last_checkpoint(folder).name == "checkpoint-6"
+    other = tiny.save(tmp_path / "other", "llama", seed=5)
+    with pytest.raises(InputError, match=f"resume: model={other} has other weights than the run's model had"):
+        run("moved", model=other, **more)
+    assert json.loads((folder / "run.json").read_text())["config"]["model"] == "copy"
+
+
+def test_a_padding_token_that_the_model_has_no_row_for(run, tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(model)
+    expected = losses(run("plain", **{"trainer.bf16": "false"}))
+    # Padding is masked, so it changes no loss.
+    np.testing.assert_allclose(losses(run("padded", model=model, **{"trainer.bf16": "false"})), expected, rtol=1e-5)
