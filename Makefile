@@ -25,7 +25,7 @@ smoke: .venv/installed
 test: .venv/installed lint
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
-# The real models: minutes, and 330 MB to download.
+# The real models, and all architectures: minutes, and 330 MB to download.
 test-slow: models
 	.venv/bin/python -m pytest -m slow
 

@@ -70,7 +70,8 @@ def main(config):
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
     answers.check_questions(language_model, tokenizer, asked, max(limit, *lengths))
-    answers.check_cache(language_model, tokenizer, asked[0])
+    # The longest: windows and chosen keys show beyond their length alone.
+    answers.check_cache(language_model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
 
     # Answer
     answered: dict[int, tuple[str, float]] = {}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, GptOssConfig, MambaConfig
+from transformers import AutoModelForCausalLM, BloomConfig, DogeConfig, Gemma2Config, GptOssConfig, MambaConfig
 
 from tests import tiny
 from utils import received_attention
@@ -177,6 +177,45 @@ def test_an_architecture_that_bypasses_the_interface_is_refused(config):
     model = AutoModelForCausalLM.from_config(config(vocab_size=600, hidden_size=32, num_hidden_layers=2, n_head=4))
     with pytest.raises(InputError, match=config.model_type):
         ReceivedAttention(model.eval()).texts(random_texts([5]))
+
+
+def test_a_model_that_looks_into_its_mask_is_refused():
+    config = DogeConfig(vocab_size=600, **tiny.SIZES, num_key_value_heads=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(InputError, match="doge.*looks into its mask"):
+        ReceivedAttention(model).texts(random_texts([5]))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda mask: mask.dtype,
+        lambda mask: mask[:, 0],
+        lambda mask: ~mask,
+        lambda mask: mask == 0,
+        lambda mask: len(mask),
+        lambda mask: mask * 2,
+        lambda mask: torch.zeros(1) + mask,
+        lambda mask: torch.zeros(1).masked_fill(mask, 1),
+        lambda mask: torch.where(mask, 0, 1),
+    ],
+)
+def test_a_mask_is_no_tensor(look):
+    mask = received_attention.BlockMask()
+    with pytest.raises(received_attention.MaskRead):
+        look(mask)
+    # What moves a sharded model's tensors asks this of every argument.
+    assert not hasattr(mask, "to")
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, RuntimeError, TypeError])
+def test_a_fault_of_our_own_is_not_taken_for_the_models(error, monkeypatch):
+    def broken(*arguments):
+        raise error("softmax")
+
+    monkeypatch.setattr(received_attention, "softmax_attention", broken)
+    with pytest.raises(error, match="softmax"):
+        ReceivedAttention(tiny.model("llama")).texts(random_texts([5]))
 
 
 def test_batches_hold_every_text_once_and_no_more_tokens_than_allowed():

@@ -352,7 +352,9 @@ def in_memory(run, monkeypatch, name: str, **keys):
 
     monkeypatch.setattr(transformers.Trainer, "train", keep)
     folder = run(name, **keys)
-    return trainers[-1].model.eval(), str(last_checkpoint(folder))
+    # Without the bfloat16 that the Trainer wraps around it.
+    unwrapped = trainers[-1].accelerator.unwrap_model(trainers[-1].model, keep_fp32_wrapper=False)
+    return unwrapped.eval(), str(last_checkpoint(folder))
 
 
 @pytest.mark.parametrize(

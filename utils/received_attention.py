@@ -56,11 +56,26 @@ UNUSUAL = ("softcap", "s_aux")
 """Arguments that make attention something else than a softmax, though perhaps not visibly so on the first positions."""
 
 
+class MaskRead(AttributeError):
+    """A model looks into its mask, to make another of it. (An AttributeError, so that hasattr(mask, "to") is False.)"""
+
+
 class BlockMask:
     """A layer's mask as a rule; `__call__` makes the part for a block of queries, additive, [batch, 1, queries, keys].
 
-    Stands where a mask tensor would, as transformers' own flex-attention masks do: models hand it on unread.
+    Stands where a mask tensor would, as transformers' own flex-attention masks do: models hand it on unread. What a
+    model would do with a tensor raises MaskRead.
     """
+
+    def _read(self, *arguments, **options):
+        raise MaskRead
+
+    __getitem__ = __len__ = __iter__ = __invert__ = __neg__ = __and__ = __or__ = __add__ = __sub__ = __mul__ = _read
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _read
+    __torch_function__ = classmethod(_read)  # torch.where(mask, ...), scores + mask
+
+    def __getattr__(self, name: str):
+        raise MaskRead if hasattr(torch.Tensor, name) else AttributeError(name)
 
     def __init__(self, **arguments):
         self.make = partial(eager_mask, **arguments)
@@ -162,7 +177,11 @@ class ReceivedAttention:
             self.layers = self.calls
         except LastLayerRead:
             pass
+        except MaskRead as error:
+            raise self._bypassed() from error
         except KeyError as error:
+            if error.args != (NAME,):  # a model's own table of attention implementations
+                raise
             raise self._bypassed() from error
         if self.maps == 0:
             raise self._bypassed()
@@ -182,10 +201,13 @@ class ReceivedAttention:
 
     def _attend(self, module, query, key, value, attention_mask, dropout=0.0, **kwargs):
         """One layer: query [batch, heads, T, size] -> output [batch, T, heads, size]; adds to the columns' sums."""
-        readable = isinstance(attention_mask, BlockMask) and query.shape[2] == self.real.shape[1]
-        if not readable or not getattr(module, "is_causal", True):
-            raise self._bypassed()
         batch, heads, length, _ = query.shape
+        # Queries and keys are to be the text's tokens, not summaries of several.
+        readable = isinstance(attention_mask, BlockMask) and length == key.shape[2] == self.real.shape[1]
+        # Biases or chosen keys, given for all queries at once: no part of them is a block's, and a softmax has neither.
+        by_query = any(getattr(given, "ndim", 0) > 2 for name, given in kwargs.items() if name != "position_ids")
+        if not readable or by_query or not getattr(module, "is_causal", True):
+            raise self._bypassed()
         key, value = key.contiguous(), value.contiguous()
         real = self.real.to(query.device) if self.is_padded else None
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
@@ -242,5 +264,5 @@ class ReceivedAttention:
         kind = self.model.config.model_type
         return InputError(
             f"model type {kind}: its attention does not pass through transformers' attention interface "
-            "(or is not causal), so received attention can't be read from it; use another model"
+            "(or is not causal, or looks into its mask), so received attention can't be read from it; use another model"
         )
