@@ -268,6 +268,13 @@ def test_every_architecture_of_transformers_has_its_place():
     assert not set(READ_AND_ANSWERED) & {*NOT_READ, *NOT_ANSWERED}
 
 
+@pytest.mark.parametrize("kind", sorted(answers.HIDDEN_BY_ROUNDING))
+def test_types_that_are_refused_by_name_are_found_out_in_float32(kind, monkeypatch):
+    monkeypatch.setattr(answers, "HIDDEN_BY_ROUNDING", frozenset())
+    with pytest.raises(InputError, match="does not go on from a cached prompt"):
+        check_answers(kind)
+
+
 def test_the_readme_counts_them():
     made, of_reading, of_answering = map(len, (MADE, NOT_READ, NOT_ANSWERED))
     counts = (
