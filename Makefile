@@ -10,7 +10,7 @@ demo: models
 models: .venv/installed
 	.venv/bin/python demo/fetch_models.py
 
-# A real pair, one family and one tokenizer: 1.6 GB to download, 5 GB in models/.
+# Two models of one family, one tokenizer and three times the size: 1.6 GB to download, 4.8 GB in models/.
 models-qwen: .venv/installed
 	.venv/bin/python demo/fetch_models.py qwen2.5-coder-0.5b qwen2.5-coder-1.5b
 
