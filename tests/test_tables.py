@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch.utils.data import BatchSampler
 
+from demo.fetch_models import SOURCES
 from tests import tiny
 from tests.conftest import ROOT
 from utils import artifacts, attention_dump, biography, questions, scores
@@ -187,6 +188,13 @@ def test_every_table_can_be_planned(clone, snakemake, path):
     if config["table"] != "smoke":
         runs = len(config["arms"]) * len(config["seeds"])
         assert re.search(rf"^train +{runs}$", planned, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_model_that_a_table_needs_is_fetched(clone, snakemake, name):
+    planned = snakemake("-n", "--config", "table=fetched", f"large=models/{name}")
+    assert re.search(r"^fetch_model +1$", planned, re.MULTILINE)
+    assert f"output: models/{name}\n" in planned
 
 
 @pytest.mark.parametrize(

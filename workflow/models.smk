@@ -1,11 +1,15 @@
 # The models that tables of this machine's scale need; each is made when a run first needs it.
 
+import re
+
 SCRATCH = "tables_out/scratch"
 
 # How often each of the scratch models sees the corpus: what the large one takes longer for a text, it sees fewer times.
 EPOCHS = {"small": 30, "large": 15}
 
-MADE = ["models/smollm2-135m", "models/gemma3-270m", *(f"{SCRATCH}/{size}" for size in EPOCHS)]
+# By demo/fetch_models.py.
+FETCHED = ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"]
+MADE = [*(f"models/{name}" for name in FETCHED), *(f"{SCRATCH}/{size}" for size in EPOCHS)]
 
 
 def folder_of(model: str) -> list[str]:
@@ -13,12 +17,16 @@ def folder_of(model: str) -> list[str]:
     return ancient([folder for folder in MADE if model == folder or model.startswith(f"{folder}/")])
 
 
-rule fetch_models:
+rule fetch_model:
     output:
-        directory("models/smollm2-135m"),
-        directory("models/gemma3-270m"),
+        directory("models/{name}"),
+    wildcard_constraints:
+        name="|".join(map(re.escape, FETCHED)),
+    resources:
+        # To convert the largest, 5.6 GB.
+        mem_mb=8000,
     shell:
-        "{PYTHON} demo/fetch_models.py"
+        "{PYTHON} demo/fetch_models.py {wildcards.name}"
 
 
 rule scratch_corpus:
