@@ -41,10 +41,13 @@ MISTAKES = {
     "attention without weights": (ATTENTION, "augment_type=attention needs attn_weights=..."),
     "random with weights": ([*RANDOM, "alpha=1", "beta=1"], "beta has no meaning for augment_type=random"),
     "a file that is missing": ([*SAVE, "dataset=none.csv"], "dataset=none.csv: no such file"),
-    "a CSV without text": ([*SAVE, "dataset=data/prompts.csv"], "data/prompts.csv: no column 'text'"),
+    "a CSV without text": (
+        [*SAVE, "dataset=data/prompts_statements.csv"],
+        "data/prompts_statements.csv: no column 'text'",
+    ),
     "a folder without a model": ([*SAVE, "model=data", "dataset=data/biography_real.csv"], "the folder holds no model"),
     "a file that is no model": (
-        [*SAVE, "model=data/prompts.csv", "dataset=data/biography_real.csv"],
+        [*SAVE, "model=data/prompts_statements.csv", "dataset=data/biography_real.csv"],
         "the file is not a GGUF model",
     ),
     "a path that is not there": ([*SAVE, "model=./none", "dataset=data/biography_real.csv"], "no such folder or file"),
@@ -61,8 +64,14 @@ MISTAKES = {
         "must be three different files",
     ),
     "a name that can't be written": (
-        ["python", "save_attention.py", "model=a/b", "dataset=data/prompts.csv", "save_name=data/prompts.csv/out"],
-        "save_name: data/prompts.csv/out.pkl can't be written",
+        [
+            "python",
+            "save_attention.py",
+            "model=a/b",
+            "dataset=data/prompts_statements.csv",
+            "save_name=data/prompts_statements.csv/out",
+        ],
+        "save_name: data/prompts_statements.csv/out.pkl can't be written",
     ),
     "the dataset as the output": (
         [*RANDOM, "alpha=1", "save_name=../data/biography_real"],
