@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import save_attention
 from utils import attention_dump, config
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError
@@ -44,6 +45,10 @@ MISTAKES = {
     "a CSV without text": (
         [*SAVE, "dataset=data/prompts_statements.csv"],
         "data/prompts_statements.csv: no column 'text'",
+    ),
+    "layers that are no list": (
+        [*SAVE, "dataset=data/biography_real.csv", "layers=3"],
+        "layers=3: must be a list of whole numbers from 0",
     ),
     "a folder without a model": ([*SAVE, "model=data", "dataset=data/biography_real.csv"], "the folder holds no model"),
     "a file that is no model": (
@@ -197,6 +202,7 @@ def test_the_defaults_pass_their_own_rules(script):
         (config.optional(config.integer(1)), [None, 2], [0]),
         (config.one_of("auto", True, False), ["auto", True, False], ["Auto", None, 1, "true"]),
         (config.text(), ["a"], ["", 3, None]),
+        (save_attention.layer_numbers, [[0], [3, 1]], [[], 3, "12", [-1], [1.5], [True], ["a"], None]),
         (config.model(), ["gpt2", "org/name-1.5B"], ["", "a/b/c", "/none", "../none", "none.gguf", 5, "org/na me"]),
     ],
 )
