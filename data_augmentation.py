@@ -98,7 +98,7 @@ def main(config):
                 ]
             writer.writerows([variant] for variant in variants)
             written += len(variants)
-    # Of the characters that are no spaces, blanked or deleted; and of all tokens.
+    # Of the characters that are no spaces, blanked or deleted; and of all tokens, as they were drawn.
     of_characters, of_tokens = (characters - left) / max(1, characters), dropped / max(1, drawn)
     record = artifacts.record(OmegaConf.to_container(config))
     record |= {"characters_blanked": of_characters, "tokens_dropped": of_tokens}
