@@ -29,7 +29,7 @@ RULES = {
     "dataset": file(),
     "save_name": path(),
     "seed": integer(0),
-    "blank": one_of("spaces", "collapse"),
+    "blank": one_of("spaces", "delete", "collapse"),
     "include_original": boolean(),
     "trust_remote_code": boolean(),
 }
@@ -68,7 +68,7 @@ def main(config):
     if isinstance(weights, attention_dump.Dump) and weights.tokenizer != tokens.fingerprint(tokenizer):
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
-    characters = blanked = written = 0
+    characters = left = drawn = dropped = written = 0
     with artifacts.whole_file(output) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(["text"])
@@ -83,10 +83,11 @@ def main(config):
             keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
             # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
             generator = np.random.default_rng([config.seed, first])
-            variants = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator)
-            spaces = sum(plain.count(" ") for plain in chunk) * config.multiply
-            characters += sum(map(len, variants)) - spaces
-            blanked += sum(variant.count(" ") for variant in variants) - spaces
+            delete = config.blank == "delete"
+            variants, of_chunk = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator, delete)
+            drawn, dropped = drawn + len(offsets) * config.multiply, dropped + of_chunk
+            characters += sum(len(plain) - plain.count(" ") for plain in chunk) * config.multiply
+            left += sum(len(variant) - variant.count(" ") for variant in variants)
             if config.blank == "collapse":
                 variants = [dropout.collapse(variant) for variant in variants]
             if config.include_original:
@@ -97,10 +98,13 @@ def main(config):
                 ]
             writer.writerows([variant] for variant in variants)
             written += len(variants)
-    share = blanked / max(1, characters)
-    record = artifacts.record(OmegaConf.to_container(config)) | {"characters_blanked": share}
+    # Of the characters that are no spaces, blanked or deleted; and of all tokens, as they were drawn.
+    of_characters, of_tokens = (characters - left) / max(1, characters), dropped / max(1, drawn)
+    record = artifacts.record(OmegaConf.to_container(config))
+    record |= {"characters_blanked": of_characters, "tokens_dropped": of_tokens}
     artifacts.write_json(output.with_suffix(".json"), record)
-    print(f"{output}: {written} rows of {count} texts, {share:.1%} of the characters blanked")
+    shares = f"{of_tokens:.1%} of the tokens, {of_characters:.1%} of the characters"
+    print(f"{output}: {written} rows of {count} texts; dropped: {shares}")
 
 
 def check_guidance(config: Mapping) -> None:

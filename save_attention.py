@@ -6,8 +6,24 @@
 Several processes share the work: torchrun --nproc-per-node 2 save_attention.py ... gives the same dump.
 """
 
-from utils import artifacts, attention_dump, biography
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils import artifacts, attention_dump, biography, tokens
+from utils.adapters import adapter_base
 from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script
+from utils.errors import InputError
+
+
+def layer_numbers(value: object) -> Sequence[int]:
+    try:
+        if isinstance(value, Sequence) and not isinstance(value, str) and value:
+            return [integer(0)(number) for number in value]
+    except ValueError:
+        pass
+    raise ValueError("must be a list of whole numbers from 0, such as [0,1]")
+
 
 RULES = {
     "model": model(),
@@ -17,6 +33,8 @@ RULES = {
     "quant": optional(mapping()),
     "trust_remote_code": boolean(),
     "include_self": boolean(),
+    "queries": one_of("following", "before_fields"),
+    "layers": optional(layer_numbers),
     "prepend_bos": one_of("auto", True, False),
     "batch_tokens": integer(1),
 }
@@ -26,29 +44,35 @@ RULES = {
 def main(config):
     dump_path = attention_dump.dump_path(config.save_name)
     artifacts.check_writable("save_name", dump_path, dump_path.with_suffix(".json"))
-    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
+    tagged = list(biography.read_texts(config.dataset))
+    texts = list(map(biography.strip_tags, tagged))
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     from omegaconf import OmegaConf
 
-    from utils import received_attention, tokens
+    from utils import received_attention
     from utils.models import load_model
     from utils.processes import gathered, is_main_process, my_share, progress
 
-    # Prepare model
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code)
-    receive = received_attention.ReceivedAttention(language_model, config.include_self)
-
     # Prepare data
+    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     encoded = tokens.encode(tokenizer, texts, config.prepend_bos)
+    queries = before_fields(tagged, encoded, config.dataset) if config.queries == "before_fields" else None
+    layers = None if config.layers is None else sorted(set(config.layers))
+    if layers is not None:
+        check_layers(layers, config.model, config.trust_remote_code)
+
+    # Prepare model
+    language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code)
     tokens.check_texts(encoded, language_model, config.dataset)
+    receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
     batches = received_attention.batches([len(text.input_ids) for text in encoded], config.batch_tokens)
 
     # Read attention
     values = {}
     for batch in progress("attention", my_share(batches)):
-        received = receive.texts([encoded[index].input_ids for index in batch])
+        of_batch = None if queries is None else [queries[index] for index in batch]
+        received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
         for index, of_text in zip(batch, received, strict=True):
             values[index] = of_text[encoded[index].positions]
     values = gathered(values)
@@ -63,6 +87,8 @@ def main(config):
             "include_self": config.include_self,
             # What was fed, whoever put it there: a dump with a special token first compares with any other such.
             "prepend_bos": all(0 not in text.positions for text in encoded),
+            "queries": config.queries,
+            "layers": layers,
             "dtype": str(language_model.dtype).removeprefix("torch."),
         },
         rows=[
@@ -73,6 +99,41 @@ def main(config):
     attention_dump.write(dump, config.save_name)
     artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
     print(f"{dump_path}: {len(texts)} texts, {sum(map(len, values.values())):,} tokens of {config.model}")
+
+
+def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
+    """Raise InputError where the model's configuration has no such layer: its weights may take minutes to load."""
+    from transformers import AutoConfig
+
+    source = tokens.source(adapter_base(model) or model)
+    try:
+        of_model = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise tokens.cannot_load("configuration", model, error) from error
+    count = of_model.get_text_config().num_hidden_layers
+    if layers[-1] >= count:
+        raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
+
+
+def before_fields(tagged: list[str], encoded: list[tokens.Encoded], dataset: str) -> list[np.ndarray]:
+    """For each text where, among its ids, the tokens are that stand just before a tagged field (the name's tag is one):
+    of each field the last token that ends where the field begins, or before. A space that is a token by itself counts
+    as any other: it is the token from which the model predicts the field's first.
+
+    Raises InputError, naming the row, where there is none.
+    """
+    found = []
+    for row, (with_tags, of_text) in enumerate(zip(tagged, encoded, strict=True), start=1):
+        _, fields = biography.field_spans(with_tags)
+        before = [np.flatnonzero(of_text.offsets[:, 1] <= start) for start, _ in fields.values()]
+        last = sorted({int(tokens_before[-1]) for tokens_before in before if len(tokens_before)})
+        if not last:
+            raise InputError(
+                f"{dataset}: row {row} has no tagged field with text before it, and queries=before_fields looks from "
+                "there: tag its fields, or take queries=following"
+            )
+        found.append(of_text.positions[last])
+    return found
 
 
 if __name__ == "__main__":

@@ -373,7 +373,7 @@ CURVES: list[str] = []
 
 def evaluation(models: dict[str, str], quick: bool) -> None:
     """Five-shot questions. In float32 both ways must answer alike; timed they are in the precision of all rows."""
-    prompts = questions.read_prompts(ROOT / "data/prompts.csv")
+    prompts = questions.read_prompts(ROOT / "data/prompts_statements.csv")
     files = (ROOT / f"data/biography_{kind}.csv" for kind in ("synthetic", "real"))
     people, pool = (biography.read_people(file, prompts) for file in files)
     asked = questions.ask(people, pool, prompts, shots=5, seed=1, first=4 if quick else 100)
@@ -423,7 +423,7 @@ def start_up(models: dict[str, str], quick: bool) -> None:
     A difference of a few per cent means nothing here: each is one run.
     """
     small, dtype = f"model={models['small']}", f"dtype={fastest_dtype()}"
-    data = (f"examples={ROOT / 'data/biography_real.csv'}", f"prompts={ROOT / 'data/prompts.csv'}")
+    data = (f"examples={ROOT / 'data/biography_real.csv'}", f"prompts={ROOT / 'data/prompts_statements.csv'}")
     stages = {
         "save_attention": (200, "dataset=texts.csv", "save_name=dump", small, dtype),
         "contrast_attention": (1000, "attn_dump_large=large", "attn_dump_small=small", "attn_diff=both"),

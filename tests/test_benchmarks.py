@@ -52,7 +52,7 @@ def test_dropout():
     keep = dropout.keep_by_rank(weights, bounds, 0.9, 0.3)
     count = 4000
     random.seed(0)
-    ours = dropout.variants([text], offsets, bounds, keep, count, np.random.default_rng(0))
+    ours, _ = dropout.variants([text], offsets, bounds, keep, count, np.random.default_rng(0))
     plain = plain_dropout.variants(text, offsets, weights, 0.9, 0.3, count)
     kept = [
         [np.mean([variant[start:end] == text[start:end] for variant in drawn]) for start, end in offsets]

@@ -49,7 +49,8 @@ def test_the_seven_commands_chain(run, local, workplace):
     large = attention_dump.read_dump(workplace / "attn_dump_llama_3_70b")
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(workplace / "data/biography_real.csv")]
     assert [row.text_sha256 for row in small.rows] == [attention_dump.text_hash(text) for text in texts]
-    assert small.settings == {"include_self": False, "prepend_bos": True, "dtype": "float32"}
+    defaults = {"include_self": False, "queries": "following", "layers": None}
+    assert small.settings == defaults | {"prepend_bos": True, "dtype": "float32"}
     record = json.loads((workplace / "attn_dump_llama_3_8b.json").read_text())
     assert record["config"]["dataset"] == "data/biography_real.csv"
     assert {"config", "versions", "commit"} == set(record)
@@ -106,7 +107,7 @@ def test_the_seven_commands_chain(run, local, workplace):
         right = np.mean([answer["chosen"] == answer["answer"] for answer in of_field])
         assert scores["choice_accuracy"] == pytest.approx(100 * right)
     # The paper's own limit of ten tokens would cut some of them too.
-    without_examples = ["shots=0", "examples=data/prompts.csv"]
+    without_examples = ["shots=0", "examples=data/prompts_statements.csv"]
     done = run([*EVALUATE.split(), "people=1", "choice=false", "max_new_tokens=1", *without_examples])
     assert re.search(r"max_new_tokens=1 cuts \d of 5 gold answers short", done.stdout)
     # A whole model needs no base.

@@ -16,6 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import save_attention
 from utils import attention_dump, config
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError
@@ -42,10 +43,17 @@ MISTAKES = {
     "attention without weights": (ATTENTION, "augment_type=attention needs attn_weights=..."),
     "random with weights": ([*RANDOM, "alpha=1", "beta=1"], "beta has no meaning for augment_type=random"),
     "a file that is missing": ([*SAVE, "dataset=none.csv"], "dataset=none.csv: no such file"),
-    "a CSV without text": ([*SAVE, "dataset=data/prompts.csv"], "data/prompts.csv: no column 'text'"),
+    "a CSV without text": (
+        [*SAVE, "dataset=data/prompts_statements.csv"],
+        "data/prompts_statements.csv: no column 'text'",
+    ),
+    "layers that are no list": (
+        [*SAVE, "dataset=data/biography_real.csv", "layers=3"],
+        "layers=3: must be a list of whole numbers from 0",
+    ),
     "a folder without a model": ([*SAVE, "model=data", "dataset=data/biography_real.csv"], "the folder holds no model"),
     "a file that is no model": (
-        [*SAVE, "model=data/prompts.csv", "dataset=data/biography_real.csv"],
+        [*SAVE, "model=data/prompts_statements.csv", "dataset=data/biography_real.csv"],
         "the file is not a GGUF model",
     ),
     "a path that is not there": ([*SAVE, "model=./none", "dataset=data/biography_real.csv"], "no such folder or file"),
@@ -62,8 +70,14 @@ MISTAKES = {
         "must be three different files",
     ),
     "a name that can't be written": (
-        ["python", "save_attention.py", "model=a/b", "dataset=data/prompts.csv", "save_name=data/prompts.csv/out"],
-        "save_name: data/prompts.csv/out.pkl can't be written",
+        [
+            "python",
+            "save_attention.py",
+            "model=a/b",
+            "dataset=data/prompts_statements.csv",
+            "save_name=data/prompts_statements.csv/out",
+        ],
+        "save_name: data/prompts_statements.csv/out.pkl can't be written",
     ),
     "the dataset as the output": (
         [*RANDOM, "alpha=1", "save_name=../data/biography_real"],
@@ -213,6 +227,7 @@ def test_the_defaults_pass_their_own_rules(script):
         (config.optional(config.integer(1)), [None, 2], [0]),
         (config.one_of("auto", True, False), ["auto", True, False], ["Auto", None, 1, "true"]),
         (config.text(), ["a"], ["", 3, None]),
+        (save_attention.layer_numbers, [[0], [3, 1]], [[], 3, "12", [-1], [1.5], [True], ["a"], None]),
         (config.model(), ["gpt2", "org/name-1.5B"], ["", "a/b/c", "/none", "../none", "none.gguf", 5, "org/na me"]),
     ],
 )

@@ -88,6 +88,8 @@ def test_the_dumps_themselves_stay_as_they_are():
         {"include_self": True},
         {"prepend_bos": False},
         {"only_here": 1},
+        {"queries": "before_fields"},
+        {"layers": [0, 1]},
         {"offsets": np.array([[0, 3], [3, 7], [7, 9]], np.int32)},
         {"offsets": OTHER_OFFSETS, "values": SMALL[:2]},
     ],
@@ -106,6 +108,17 @@ def test_the_message_names_the_row_or_the_setting():
         contrast(make_dump("big", LARGE), make_dump("little", SMALL, hashes=("first", "other")))
     with pytest.raises(InputError, match="include_self"):
         contrast(make_dump("big", LARGE), make_dump("little", SMALL, include_self=True))
+
+
+def test_a_dump_older_than_a_setting_is_of_its_default():
+    old, new = make_dump("big", LARGE), make_dump("little", SMALL, queries="following", layers=None)
+    for pair in ((old, new), (new, old)):
+        settings = contrast(*pair).settings
+        assert (settings["queries"], settings["layers"]) == ("following", None)
+    with pytest.raises(InputError, match="queries is following for big and before_fields for little"):
+        contrast(old, make_dump("little", SMALL, queries="before_fields", layers=None))
+    with pytest.raises(InputError, match=r"layers is None for big and \[2\] for little"):
+        contrast(old, make_dump("little", SMALL, queries="following", layers=[2]))
 
 
 def test_dtypes_may_differ_and_both_are_kept():

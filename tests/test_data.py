@@ -12,6 +12,7 @@ import pytest
 DATA = Path(__file__).parent.parent / "data"
 FIELDS = ["name", "date", "city", "university", "major", "company"]
 FILES = ["biography_real.csv", "biography_synthetic.csv"]
+PROMPTS = ["prompts_questions.csv", "prompts_statements.csv"]
 TAGGED = re.compile(r"<(\w+)>([^<>]*)</\1>")
 
 
@@ -57,12 +58,11 @@ def test_other_seeds_and_sizes(make_synthetic):
     assert people[:100] != make_synthetic.make_people(seed=3, people=100)
 
 
-@pytest.mark.parametrize("name", [*FILES, "prompts.csv"])
+@pytest.mark.parametrize("name", [*FILES, *PROMPTS])
 def test_every_field_is_quoted_and_lines_end_in_lf(name):
     raw = (DATA / name).read_bytes()
-    assert b"\r" not in raw and raw.endswith(b'"\n')
-    for line in raw.decode("utf-8").splitlines():
-        assert re.fullmatch(r'"[^"]*"(,"[^"]*")*', line)
+    assert b"\r" not in raw
+    assert re.fullmatch(r'("[^"]*"(,"[^"]*")*\n)+', raw.decode("utf-8"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -117,15 +117,17 @@ def test_cities_and_universities_go_together(make_synthetic):
         assert (person["city"], person["university"]) in pairs
 
 
-def test_prompts():
-    prompts = {row["field"]: row["prompt"] for row in read_rows("prompts.csv")}
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts(name):
+    prompts = {row["field"]: row["prompt"] for row in read_rows(name)}
     assert list(prompts) == ["date", "city", "major", "university", "company"]
     for prompt in prompts.values():
         assert prompt.count("{name}") == 1
         assert prompt == prompt.strip()
+        assert bool(re.fullmatch(r"[^\n]+\?\nAnswer:", prompt)) == (name == "prompts_questions.csv")
         # The question is in other words than the biography, or it would test mere continuation.
-        for name in FILES:
-            for row in read_rows(name):
+        for biographies in FILES:
+            for row in read_rows(biographies):
                 text = TAGGED.sub(r"\2", row["text"])
                 person = dict(TAGGED.findall(row["text"]))
                 assert prompt.format(name=person["name"]) not in text

@@ -7,6 +7,8 @@ import pickle
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 import data_augmentation
 from utils import attention_dump, biography, tokens
@@ -108,6 +110,57 @@ def test_the_untouched_text_once_more_and_blanks_collapsed(augment):
     assert [len(row) for row in rows] != [len(row) for row in augment(**RANDOM, include_original="true")]
 
 
+def of_words(folder, texts: list[str]) -> str:
+    """A tokenizer of words and marks that drops the spaces between them, as BERT's does."""
+    made = Tokenizer(models.WordLevel())
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.train_from_iterator(texts, trainers.WordLevelTrainer(show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def words(text: str) -> list[str]:
+    return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("kind", ["with the space", "without it"])
+def test_deleted_tokens_go_with_their_space(augment, tiny_model, tmp_path, kind):
+    texts = [
+        *TEXTS[:2],
+        "山田太郎は京都大学で学んだ。 東京",
+        "נולד בשנת 1952, בעיר חיפה.",
+        "e\u0301te\u0301 in Go\u0308teborg",
+    ]
+    model = tiny_model if kind == "with the space" else of_words(tmp_path / "words", texts)
+    with open(tmp_path / "more.csv", "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([["text"], *([text] for text in texts)])
+    keys = RANDOM | {"multiply": 50, "dataset": "more.csv", "model": model}
+    blanked, deleted = augment(**keys), augment(**keys, blank="delete")
+    record = json.loads((tmp_path / "data_augmented/out.json").read_text())
+    assert record["tokens_dropped"] == pytest.approx(0.5, abs=0.1)
+    before, after = ("".join("".join(rows).split()) for rows in (texts * 50, deleted))
+    assert record["characters_blanked"] == pytest.approx(1 - len(after) / len(before))
+    for number, (blank, closed) in enumerate(zip(blanked, deleted, strict=True)):
+        # The same draws: the same characters, in the same order.
+        assert "".join(closed.split()) == "".join(blank.split())
+        assert "  " not in closed and (closed == " " or closed == closed.strip())
+        if kind == "without it":  # where tokens are words, none run together
+            assert set(words(closed)) <= set(words(texts[number // 50]))
+
+
+def test_what_was_dropped_is_said_of_tokens_and_of_characters(augment, tmp_path, capsys):
+    augment(**{**RANDOM, "alpha": 1})
+    assert "12 rows of 3 texts; dropped: 0.0% of the tokens, 0.0% of the characters\n" in capsys.readouterr().out
+    (tmp_path / "short.csv").write_text('text\n"Zz , Zz"\n')
+    for blank in ("spaces", "delete", "collapse"):
+        augment(
+            **{**RANDOM, "alpha": 0}, dataset="short.csv", blank=blank, model=of_words(tmp_path / "words", ["Zz ,"])
+        )
+        # Two of three tokens, four of five characters: the comma stays.
+        assert "dropped: 66.7% of the tokens, 80.0% of the characters\n" in capsys.readouterr().out
+
+
 def test_weights_of_another_tokenizer_are_projected_with_a_notice(augment, tiny_model, capsys):
     write_weights(tiny_model)
     same = augment(**ATTENTION)
@@ -126,13 +179,14 @@ def test_a_bare_list_is_taken_in_row_order_with_a_warning(augment, tiny_model, t
     assert "taken in row order" in capsys.readouterr().out
 
 
-def test_variants_of_which_all_is_dropped_can_still_be_read(augment, tmp_path):
+@pytest.mark.parametrize("blank", ["collapse", "delete"])
+def test_variants_of_which_all_is_dropped_can_still_be_read(augment, tmp_path, blank):
     (tmp_path / "short.csv").write_text("text\nHello there\n")
-    augment(**{**RANDOM, "alpha": 0}, dataset="short.csv", blank="collapse")
+    augment(**{**RANDOM, "alpha": 0}, dataset="short.csv", blank=blank)
     assert list(biography.read_texts(tmp_path / "data_augmented/out.csv")) == [" "] * 4
     # And varied once more, though nothing is left to drop.
     (tmp_path / "data_augmented/out.csv").rename(tmp_path / "blank.csv")
-    assert augment(**RANDOM, dataset="blank.csv") == [" "] * 16
+    assert augment(**RANDOM, dataset="blank.csv", blank=blank) == [" "] * 16
     assert json.loads((tmp_path / "data_augmented/out.json").read_text())["characters_blanked"] == 0
 
 

@@ -1,6 +1,8 @@
 """Token-dropout against the formula and a slow loop, its ends, and the frequencies with which tokens stay."""
 
 import math
+import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -18,9 +20,10 @@ def spans(words: list[str]) -> np.ndarray:
     return np.stack([ends - [len(word) for word in words], ends], axis=1)
 
 
-def variants(text: str, offsets, keep, count: int, generator) -> list[str]:
+def variants(text: str, offsets, keep, count: int, generator, delete: bool = False) -> list[str]:
     """Of one text."""
-    return dropout.variants([text], offsets, np.array([0, len(offsets)]), keep, count, generator)
+    made, _ = dropout.variants([text], offsets, np.array([0, len(offsets)]), keep, count, generator, delete)
+    return made
 
 
 def ranks(weights: np.ndarray) -> np.ndarray:
@@ -33,9 +36,9 @@ def keep_by_rank(weights: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     return dropout.keep_by_rank(weights, np.array([0, len(weights)]), alpha, beta)
 
 
-def one(text: str, words: list[str], keep) -> str:
+def one(text: str, words: list[str], keep, delete: bool = False) -> str:
     """A variant whose draws don't matter: each token's `keep` is 0 or 1."""
-    (variant,) = variants(text, spans(words), np.asarray(keep, float), 1, np.random.default_rng(0))
+    (variant,) = variants(text, spans(words), np.asarray(keep, float), 1, np.random.default_rng(0), delete)
     return variant
 
 
@@ -165,17 +168,22 @@ def test_many_texts_at_once_are_each_text_with_its_part_of_the_draws():
     keep = [np.random.default_rng(len(of_text)).random(len(of_text)) for of_text in offsets]
     bounds = np.cumsum([0, *map(len, offsets)])
     laid = np.concatenate(offsets), bounds, np.concatenate(keep)
-    made = dropout.variants(texts, *laid, 6, np.random.default_rng(4))
+    made, dropped = dropout.variants(texts, *laid, 6, np.random.default_rng(4))
+    deleted, as_many = dropout.variants(texts, *laid, 6, np.random.default_rng(4), delete=True)
     draws = np.random.default_rng(4).random((6, 15))
-    first = 0
+    first = gone = 0
     for index, (text, of_text, probability) in enumerate(zip(texts, offsets, keep, strict=True)):
         for number in range(6):
-            characters = list(text)
+            characters, stays = list(text), []
             for (start, end), kept, draw in zip(of_text, probability, draws[number, first:], strict=False):
-                if draw >= kept and text[start:end].strip() not in (",", "."):
+                stays.append(draw < kept or text[start:end].strip() in (",", "."))
+                if not stays[-1]:
                     characters[start:end] = [" "] * (end - start)
             assert made[index * 6 + number] == "".join(characters)
+            assert deleted[index * 6 + number] == slow_deletion(text, of_text, stays)
+            gone += stays.count(False)
         first += len(of_text)
+    assert dropped == as_many == gone
 
 
 def test_an_emoji_goes_with_the_first_of_its_tokens_that_is_dropped():
@@ -206,3 +214,122 @@ def test_the_seed_decides():
 )
 def test_collapse(text, collapsed):
     assert collapse(text) == collapsed
+
+
+def slow_deletion(text: str, offsets: np.ndarray, stays: list[bool]) -> str:
+    """Letter by letter: each that no dropped token covers, with the white space right before it; or with one where it
+    would run into the word before."""
+    gone = {place for (start, end), kept in zip(offsets, stays, strict=True) if not kept for place in range(start, end)}
+    letters = [place for place, letter in enumerate(text) if not letter.isspace()]
+    if not letters:
+        return "".join(letter for place, letter in enumerate(text) if place not in gone) or " "
+    made, last = "", None
+    for place in letters:
+        if place in gone:
+            continue
+        head = text[:place]
+        space = head[len(head.rstrip()) :]
+        between = [letter for letter in text[last:place] if letter.isspace()] if last is not None else []
+        if last is None and letters[0] in gone:
+            space = ""
+        elif not space and between and is_of_word(text[last]) and is_of_word(text[place]):
+            space = between[-1]
+        made += space + text[place]
+        last = place
+    return made + text[letters[-1] + 1 :] * (letters[-1] not in gone) or " "
+
+
+def is_of_word(letter: str) -> bool:
+    return letter.isalnum() or unicodedata.combining(letter) > 0
+
+
+# By kind of tokenizer: tokens that begin with their space, tokens without it, and spaces that are tokens by themselves.
+CUTS = {
+    "with the space": r"\s*\w{1,3}\u0301?|\s*[^\w\s]",
+    "without it": r"\w{1,3}\u0301?|[^\w\s]",
+    "by itself": r"\s|\w{1,3}\u0301?|[^\w\s]",
+    "each character": r"[\s\S]",
+    "words that end with it": r"\w+\s*|[^\w\s]+\s*",
+}
+ALPHABETS = {
+    "ASCII": "Ada King was born on May 5, 1952.  Two spaces\tand a tab\nand a line. ",
+    "accents": "Zoë Müller lives in Łódź, e\u0301tudie a\u0300 Go\u0308teborg.",
+    "emoji": "👩\u200d🔬 Ada 🙂🙂 likes 🧪, 🇳🇴 and 👍🏽.",
+    "CJK": "山田太郎は京都大学で物理学を学んだ。 李 小龍、1940年。\u3000東京",
+    "right to left": "נולד בשנת 1952, בעיר חיפה. درس الفيزياء في جامعة القاهرة.",
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_what_remains_is_the_kept_tokens_characters_in_order(alphabet, cut):
+    text = ALPHABETS[alphabet]
+    offsets = np.array([found.span() for found in re.finditer(CUTS[cut], text)], dtype=np.int32).reshape(-1, 2)
+    if alphabet == "emoji":  # as by bytes: each emoji has four tokens, any of which can go
+        offsets = np.array([span for span in offsets for _ in range(4 if text[span[1] - 1] > "\uffff" else 1)])
+    keep = np.random.default_rng(0).choice([0.2, 0.5, 0.9], len(offsets))
+    draws = np.random.default_rng(1).random((200, len(offsets)))
+    made = variants(text, offsets, keep, 200, np.random.default_rng(1), delete=True)
+    for variant, draw in zip(made, draws, strict=True):
+        tokens = [text[start:end] for start, end in offsets]
+        stays = [
+            rolled < kept or token.strip() in (",", ".") for token, rolled, kept in zip(tokens, draw, keep, strict=True)
+        ]
+        assert variant == slow_deletion(text, offsets, stays)
+        if alphabet == "emoji":
+            continue
+        remaining = "".join(token for token, kept in zip(tokens, stays, strict=True) if kept)
+        assert "".join(variant.split()) == "".join(remaining.split())
+        # No second space where words close up: each that is left is the text's own.
+        assert variant.count("  ") <= text.count("  ")
+        assert variant[:1] == text[:1] or not variant[:1].isspace() or variant == " "
+
+
+@pytest.mark.parametrize("cut", [r"\s*\S+", r"\S+", r"\s|\S+", r"\S+\s*"])
+def test_words_neither_run_together_nor_lie_two_spaces_apart(cut):
+    """Whole words, each a token: what is left is the kept words, a space between them, however the tokenizer cuts."""
+    text = "One two three four five six"
+    offsets = np.array([found.span() for found in re.finditer(cut, text)])
+    for variant in variants(text, offsets, np.full(len(offsets), 0.5), 300, np.random.default_rng(0), delete=True):
+        assert set(variant.split()) <= set(text.split())
+        assert variant == (" ".join(variant.split()) or " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "dropped", "left"),
+    [
+        (["Ada", " King", " was", " born", "."], [1, 2], "Ada born."),
+        (["Ada", " King", " was", " born", "."], [0], "King was born."),
+        (["Ada", " King", " was", " born", "."], [3], "Ada King was."),
+        # The text's own two spaces stay, as long as what they stand before does.
+        (["Ada", "  King", " was"], [0], "King was"),
+        (["Ada", "  King", " was"], [2], "Ada  King"),
+        (["Ada", "  King", " was"], [1], "Ada was"),
+        # A space by itself goes or stays with what follows it, whatever becomes of its own token.
+        (["on", " ", "19", "52", " she"], [1], "on 1952 she"),
+        (["on", " ", "19", "52", " she"], [2, 3], "on she"),
+        (["on", " ", "19", "52", " she"], [2], "on 52 she"),
+        (["one", " ", "two", " ", "three"], [1, 2, 3], "one three"),
+        # A word without its first token; two words, and the mark before the second goes.
+        (["at", " Tul", "ane", " she"], [1], "at ane she"),
+        (["at", " Tul", "ane", " she"], [2], "at Tul she"),
+        (["said", ' "', "no", '"', "."], [1], 'said no".'),
+        (["said", ' "', "no", '"', "."], [2], 'said "".'),
+        (["said", ' "', "no", '"', "."], [1, 2], 'said".'),
+        ([" at", " Tulane", ".\n"], [1], " at.\n"),
+        ([" at", " Tulane", "\n"], [1], " at"),
+        (["at"], [0], " "),
+        # Of white space alone, which stands before nothing, each token decides for itself.
+        ([" ", "\n", " "], [1], "  "),
+        ([" ", "\n", " "], [0, 1, 2], " "),
+    ],
+)
+def test_deletion_by_hand(words, dropped, left):
+    keep = [token not in dropped for token in range(len(words))]
+    assert one("".join(words), words, keep, delete=True) == left
+
+
+def test_an_emoji_is_deleted_with_the_first_of_its_tokens_that_is_dropped():
+    offsets = np.array([[0, 1], [1, 3], [1, 3], [3, 5]])
+    for keep, left in (([1, 1, 0, 1], "a b"), ([1, 0, 1, 0], "a"), ([0, 1, 1, 1], "🙂 b")):
+        assert variants("a 🙂 b", offsets, np.array(keep, float), 1, np.random.default_rng(0), delete=True) == [left]

@@ -26,6 +26,12 @@ def test_layout_by_hand():
     assert city.prompt == "Person A was born in"
 
 
+def test_layout_of_a_question_with_an_answer_line():
+    prompts = {"city": "Where was {name} born?\nAnswer:"}
+    (city,) = ask(PEOPLE[:1], POOL[:1], prompts, shots=1, seed=1, first=1)
+    assert city.prompt == "Where was Known K born?\nAnswer: Town K\n\nWhere was Person A born?\nAnswer:"
+
+
 def test_each_prompt_has_so_many_distinct_examples():
     for (field, name), prompt in prompts_of(PEOPLE).items():
         *examples, last = prompt.split("\n\n")
@@ -92,6 +98,15 @@ def test_read_prompts(tmp_path, mark):
     path = tmp_path / "prompts.csv"
     path.write_bytes(mark + '"field","prompt"\n"city","Where, ""{name}""?"\n"date "," {name} né le "\n'.encode())
     assert read_prompts(path) == {"city": 'Where, "{name}"?', "date": "{name} né le"}
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_prompt_may_have_several_lines(tmp_path, line_end):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes(
+        'field,prompt\ncity,"Where was {name} born?\nAnswer: "\ndate,{name} né le\n'.replace("\n", line_end).encode()
+    )
+    assert read_prompts(path) == {"city": "Where was {name} born?\nAnswer:", "date": "{name} né le"}
 
 
 @pytest.mark.parametrize(

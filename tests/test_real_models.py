@@ -62,7 +62,7 @@ def test_answers_are_sensible_and_do_not_depend_on_the_batch_size(loaded):
 
     model, tokenizer = loaded
     model.set_attn_implementation("sdpa")  # reading attention has put itself in its place
-    prompts = read_prompts(ROOT / "data/prompts.csv")
+    prompts = read_prompts(ROOT / "data/prompts_questions.csv")
     pool = biography.read_people(ROOT / "data/biography_real.csv", prompts)
     questions = ask(pool, pool, prompts, shots=2, seed=1, first=3)
     capitals = "The capital of Italy is Rome\n\nThe capital of Spain is Madrid\n\nThe capital of France is"

@@ -14,23 +14,28 @@ from utils.received_attention import ReceivedAttention
 RELATIVE = 1e-5
 
 
-def from_maps(maps: np.ndarray, include_self: bool) -> np.ndarray:
-    """method.md's formula, term by term: maps [layers, heads, n, n] -> r [n]."""
+def from_maps(maps: np.ndarray, include_self: bool, counted: list[int] | None = None) -> np.ndarray:
+    """method.md's formula, term by term: maps [layers, heads, n, n] -> r [n]; `counted` are the queries that count."""
     layers, heads, count, _ = maps.shape
     received = np.zeros(count)
     for key in range(count):
-        queries = range(key if include_self else key + 1, count)
+        following = range(key if include_self else key + 1, count)
+        queries = [query for query in following if counted is None or query in counted]
         for query in queries:
             received[key] += maps[:, :, query, key].sum(dtype=np.float64)
         received[key] /= layers * heads * max(1, len(queries))
     return received
 
 
-def slow(model, ids: list[int], include_self: bool) -> np.ndarray:
+def maps_of(model, ids: list[int]) -> np.ndarray:
+    """All attention maps: [layers, heads, n, n]."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
-        maps = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
-    return from_maps(torch.cat(maps).numpy(), include_self)
+        return torch.cat(model(input_ids=torch.tensor([ids]), output_attentions=True).attentions).numpy()
+
+
+def slow(model, ids: list[int], include_self: bool) -> np.ndarray:
+    return from_maps(maps_of(model, ids), include_self)
 
 
 def random_texts(lengths: list[int]) -> list[list[int]]:
@@ -50,6 +55,43 @@ def test_agrees_with_the_slow_definition_in_padded_batches(architecture, include
         for fast, defined in zip(received, expected, strict=True):
             assert fast.dtype == np.float32
             np.testing.assert_allclose(fast, defined, rtol=RELATIVE, atol=1e-9)
+
+
+@pytest.mark.parametrize("include_self", [False, True])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_some_queries_and_layers_alone_agree_with_the_slow_definition(architecture, include_self, monkeypatch):
+    """In padded batches and in blocks of a few queries; queries at both ends of a text, one, and none."""
+    monkeypatch.setitem(received_attention.BLOCK_ELEMENTS, "cpu", 700)
+    monkeypatch.setattr(received_attention, "BLOCK_KEYS", 16)
+    model = tiny.model(architecture)
+    texts = random_texts([40, 3, 17, 1, 20])
+    queries = [np.array(places, dtype=np.int64) for places in ([0, 9, 10, 39], [2], [5, 11], [0], [])]
+    maps = [maps_of(model, ids) for ids in texts]
+    depth = len(maps[0])
+    for layers in (None, [0], [depth - 1], sorted({0, depth - 1})):
+        receive = ReceivedAttention(model, include_self, layers)
+        for counted in (queries, None):
+            # Twice: a first pass does not know how many layers there are.
+            for received in (receive.texts(texts, counted), receive.texts(texts, counted)):
+                for text, (fast, of_text) in enumerate(zip(received, maps, strict=True)):
+                    chosen = of_text if layers is None else of_text[layers]
+                    places = None if counted is None else counted[text].tolist()
+                    expected = from_maps(chosen, include_self, places)
+                    np.testing.assert_allclose(fast, expected, rtol=RELATIVE, atol=1e-9)
+
+
+def test_a_pass_ends_at_the_last_layer_that_counts():
+    model = tiny.model("llama")
+    receive = ReceivedAttention(model, layers=[1])
+    receive.texts(random_texts([5]))
+    assert receive.calls == 2 < len(model.model.layers)
+
+
+@pytest.mark.parametrize(("architecture", "count"), [("llama", 3), ("qwen3_5", 1)])
+def test_a_layer_that_is_not_there_is_refused(architecture, count):
+    receive = ReceivedAttention(tiny.model(architecture), layers=[0, count])
+    with pytest.raises(InputError, match=rf"layers=\[0, {count}\]: {count} of the model's layers attend"):
+        receive.texts(random_texts([5]))
 
 
 @pytest.mark.parametrize("mask_elements", [0, 2**25])
@@ -138,6 +180,10 @@ def test_hand_made_attention_gives_the_hand_computed_values():
     maps = np.array([[[[1, 0, 0], [0.25, 0.75, 0], [0.5, 0.125, 0.375]]]])
     np.testing.assert_allclose(from_maps(maps, include_self=False), [0.375, 0.125, 0])
     np.testing.assert_allclose(from_maps(maps, include_self=True), [1.75 / 3, 0.875 / 2, 0.375])
+    # The last query alone, and the middle one alone.
+    np.testing.assert_allclose(from_maps(maps, False, [2]), [0.5, 0.125, 0])
+    np.testing.assert_allclose(from_maps(maps, False, [1]), [0.25, 0, 0])
+    np.testing.assert_allclose(from_maps(maps, True, [1]), [0.25, 0.75, 0])
 
 
 def test_known_attention_comes_out_of_a_model():

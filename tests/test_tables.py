@@ -182,6 +182,21 @@ def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, r
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_committed_results_are_of_the_tables_settings(path):
+    """Though the statements had another name when they were asked; the questions that are asked now never had it."""
+    config = read(path)
+    results = ROOT / "results" / config["table"]
+    if config["table"] == "smoke" or not results.exists():
+        return
+    check.check_results(config, results)
+    evaluations = config["evaluations"] | {
+        "paper": {**config["evaluations"]["paper"], "prompts": "data/prompts_questions.csv"}
+    }
+    with pytest.raises(InputError, match="made with another prompts than the table's"):
+        check.check_results(config | {"evaluations": evaluations}, results)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_table_can_be_planned(clone, snakemake, path):
     config = read(path)
     planned = snakemake("-n", name=path.stem)

@@ -5,7 +5,7 @@ A dump `X` is the file `X.pkl`: a pickled dict of plain containers, strings, num
     version    1
     model      the model's name (of a difference: both names)
     tokenizer  the tokenizer's fingerprint (see utils.tokens.fingerprint)
-    settings   what changes the values: include_self, prepend_bos, dtype, ...
+    settings   what changes the values: include_self, prepend_bos, queries, layers, dtype, ...
     rows       for each text, in the dataset's order:
                text_sha256  of the text without tags, UTF-8, hexadecimal
                values       float32 [n], one for each token that has characters in the text

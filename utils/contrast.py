@@ -16,6 +16,9 @@ from utils.tokens import Encoded, end_to_end
 # A dump's dtype changes its values only by rounding, so dumps of different dtypes may be contrasted.
 MAY_DIFFER = ("dtype",)
 
+# Settings younger than some dumps, which were made so.
+OLDER = {"queries": "following", "layers": None}
+
 # Texts projected at a time: enough for numpy's calls to cost nothing, few enough for their characters to stay in the
 # processor's cache.
 CHUNK = 500
@@ -28,11 +31,12 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     where they are the same, nothing is projected. Raises InputError, naming both sides, where texts, settings or
     (under one tokenizer) tokens are not the same.
     """
-    for key in sorted({*large.settings, *small.settings} - set(MAY_DIFFER)):
-        if large.settings.get(key) != small.settings.get(key):
+    of_large, of_small = OLDER | large.settings, OLDER | small.settings
+    for key in sorted({*of_large, *of_small} - set(MAY_DIFFER)):
+        if of_large.get(key) != of_small.get(key):
             raise InputError(
-                f"the dumps were made with other settings: {key} is {large.settings.get(key)} "
-                f"for {large.model} and {small.settings.get(key)} for {small.model}"
+                f"the dumps were made with other settings: {key} is {of_large.get(key)} "
+                f"for {large.model} and {of_small.get(key)} for {small.model}"
             )
     if len(large.text_sha256) != len(small.text_sha256):
         raise InputError(
@@ -47,8 +51,7 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
         check_same_tokens(large, small)
     onto = large if target == "large" else small
     values = combine(on_tokens_of(onto, large), on_tokens_of(onto, small), operation)
-    settings = {**large.settings, "dtype": f"{large.settings.get('dtype')}, {small.settings.get('dtype')}"}
-    settings["operation"] = operation
+    settings = of_large | {"dtype": f"{of_large.get('dtype')}, {of_small.get('dtype')}", "operation": operation}
     symbol = {"difference": "-", "log_ratio": "/"}[operation]
     return dataclasses.replace(onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values)
 

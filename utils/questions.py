@@ -42,8 +42,9 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                     raise InputError(f"{path}: row {row}: field {field!r} is no tag: small letters and _ alone")
                 if field in prompts:
                     raise InputError(f"{path}: field {field!r} has two prompts")
-                # One space stands between a prompt and its answer, whatever the file has.
-                prompts[field] = cells["prompt"].strip()
+                # One space stands between a prompt and its answer, and a prompt's own lines end in \n, whatever the
+                # file has.
+                prompts[field] = "\n".join(cells["prompt"].strip().splitlines())
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
     for field, prompt in prompts.items():

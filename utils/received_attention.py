@@ -2,6 +2,9 @@
 
     r[j] = 1 / (L * H * (n-1-j)) * sum over layers, heads and queries i > j of A[l, h, i, j]
 
+Where some queries alone count, r[j] is the mean over those of them that follow j, and 0 where none does; where some
+layers alone count, it is over these.
+
 The maps A are never held: transformers calls `ReceivedAttention._attend` in place of a layer's attention, which
 sums the columns of one block of queries after the other, so memory does not grow with the number of layers, nor
 with the square of a text's length. A block's attention weights come from `softmax_attention`, which is faster than
@@ -146,14 +149,17 @@ class LastLayerRead(Exception):
 class ReceivedAttention:
     """Puts itself in place of `model`'s attention; calling it with a batch gives r for each position.
 
-    include_self: count the queries i >= j instead of i > j (the divisor is then n - j).
-    Raises InputError for an architecture whose attention does not pass through transformers' interface.
+    include_self: count the queries i >= j instead of i > j (the divisor is then n - j). layers: the numbers, from 0, of
+    the layers that count, among those whose attention passes through transformers' interface; None: all.
+    Raises InputError for an architecture whose attention does not, and for a layer that the model lacks.
     """
 
-    def __init__(self, model: PreTrainedModel, include_self: bool = False):
+    def __init__(self, model: PreTrainedModel, include_self: bool = False, layers: list[int] | None = None):
         self.model = model
         self.include_self = include_self
-        self.layers = None  # how many layers call `_attend`, known once a whole pass is done
+        self.layers = layers
+        # After how many calls of `_attend` nothing more matters; of all layers, known once a whole pass is done.
+        self.needed = None if layers is None else max(layers) + 1
         self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
         AttentionInterface.register(NAME, self._attend)
         AttentionMaskInterface.register(NAME, lambda **arguments: BlockMask(**arguments))
@@ -165,16 +171,23 @@ class ReceivedAttention:
             raise self._bypassed()
 
     @torch.inference_mode()
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """float32 [batch, T] on the CPU from int64 [batch, T] each; padding (mask 0) stands on the right and gets 0."""
-        self.real = attention_mask.bool()
-        self.is_padded = not self.real.all()
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, queries: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """float32 [batch, T] on the CPU from int64 [batch, T] each; padding (mask 0) stands on the right and gets 0.
+
+        queries: bool [batch, T], which tokens count as queries; None: all but padding.
+        """
+        real = attention_mask.bool()
+        # Queries of padding attend to something as well; they are nobody's followers.
+        self.queries = real if queries is None else queries & real
+        self.all_count = self.queries.all()
         self.total = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         self.maps = self.calls = 0
         try:
             # The body without its vocabulary head, which extraction has no use for.
             self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            self.layers = self.calls
+            self.needed = self.needed or self.calls
         except LastLayerRead:
             pass
         except MaskRead as error:
@@ -183,33 +196,41 @@ class ReceivedAttention:
             if error.args != (NAME,):  # a model's own table of attention implementations
                 raise
             raise self._bypassed() from error
-        if self.maps == 0:
+        if self.calls == 0:
             raise self._bypassed()
-        length = attention_mask.sum(dim=1, keepdim=True)
-        followers = length - torch.arange(input_ids.shape[1], device=length.device)
+        if self.calls < self.needed:
+            raise InputError(f"layers={self.layers}: {self.calls} of the model's layers attend, numbered from 0")
+        followers = self.queries.flip(1).cumsum(dim=1).flip(1)
         if not self.include_self:
-            followers = followers - 1
+            followers = followers - self.queries.int()
         received = self.total / (self.maps * followers.clamp(min=1))
-        return received.masked_fill(~self.real, 0.0).cpu()
+        return received.masked_fill(~real, 0.0).cpu()
 
-    def texts(self, input_ids: list[list[int]]) -> list[np.ndarray]:
-        """float32 [T] for each text, from the ids that it is fed as."""
+    def texts(self, input_ids: list[list[int]], queries: list[np.ndarray] | None = None) -> list[np.ndarray]:
+        """float32 [T] for each text, from the ids that it is fed as; queries: the places, among a text's ids, of those
+        that count as queries (None: all)."""
         device = self.model.get_input_embeddings().weight.device
         ids, mask = padded(input_ids)
-        received = self(ids.to(device), mask.to(device)).numpy()
+        counted = None
+        if queries is not None:
+            counted = torch.zeros_like(ids, dtype=torch.bool)
+            for row, places in enumerate(queries):
+                counted[row, torch.from_numpy(places)] = True
+            counted = counted.to(device)
+        received = self(ids.to(device), mask.to(device), counted).numpy()
         return [row[: len(of_text)] for row, of_text in zip(received, input_ids, strict=True)]
 
     def _attend(self, module, query, key, value, attention_mask, dropout=0.0, **kwargs):
         """One layer: query [batch, heads, T, size] -> output [batch, T, heads, size]; adds to the columns' sums."""
         batch, heads, length, _ = query.shape
         # Queries and keys are to be the text's tokens, not summaries of several.
-        readable = isinstance(attention_mask, BlockMask) and length == key.shape[2] == self.real.shape[1]
+        readable = isinstance(attention_mask, BlockMask) and length == key.shape[2] == self.queries.shape[1]
         # Biases or chosen keys, given for all queries at once: no part of them is a block's, and a softmax has neither.
         by_query = any(getattr(given, "ndim", 0) > 2 for name, given in kwargs.items() if name != "position_ids")
         if not readable or by_query or not getattr(module, "is_causal", True):
             raise self._bypassed()
         key, value = key.contiguous(), value.contiguous()
-        real = self.real.to(query.device) if self.is_padded else None
+        queries = None if self.all_count else self.queries.to(query.device)
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
         window = kwargs.get("sliding_window") or length
         elements = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "cuda"] // (batch * heads)
@@ -231,15 +252,15 @@ class ReceivedAttention:
             outputs.append(output)
             if not self.include_self:
                 torch.diagonal(weights[..., start - first_key :], dim1=2, dim2=3).zero_()
-            if real is not None:
-                # Queries of padding attend to something as well; they are nobody's followers.
-                weights.masked_fill_(~real[:, None, start:end, None], 0.0)
+            if queries is not None:
+                weights.masked_fill_(~queries[:, None, start:end, None], 0.0)
             received[:, first_key:last_key] += weights.sum(dim=(1, 2), dtype=torch.float32)
             start = end
-        self.total += received.to(self.total.device)
-        self.maps += heads
+        if self.layers is None or self.calls in self.layers:
+            self.total += received.to(self.total.device)
+            self.maps += heads
         self.calls += 1
-        if self.calls == self.layers:
+        if self.calls == self.needed:
             raise LastLayerRead
         return torch.cat(outputs, dim=1), None
 

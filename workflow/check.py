@@ -53,6 +53,9 @@ SET_BY_RULES = {
 # Of evaluate.yaml: Hydra's own, and what differs from run to run.
 NOT_ASKED = ("defaults", *SET_BY_RULES["evaluate"])
 
+# The statements' name when the committed results were made; nothing else ever had it.
+RENAMED = {"data/prompts.csv": "data/prompts_statements.csv"}
+
 # The rules that a table's `resources` may name.
 RULES_WITH_RESOURCES = ("attention", "train", "evaluate")
 
@@ -179,6 +182,7 @@ def check_results(config: dict, results: Path) -> None:
             needed = asked[parts[1]] | {"model": config["trained"]} if of_untrained else asked[parts[2]]
             # A key that is younger than the results was at its default.
             found = {key: made["config"].get(key, value) for key, value in needed.items()}
+            found["prompts"] = RENAMED.get(found["prompts"], found["prompts"])
         else:
             needed = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, parts[0])
             needed = json.loads(json.dumps(needed))

@@ -6,9 +6,9 @@ After Zhu and Li, "Physics of language models 3.1": models of the Llama architec
 biographies, and know how questions about people are asked, because the questions about these people were in their
 training as well. What they then learn of other people from biographies alone can be asked for.
 
-Writes FOLDER/corpus.csv (each biography, and the questions of data/prompts.csv with their answers, five people
-together as evaluate.py asks), and the random models FOLDER/random_small and FOLDER/random_large with one tokenizer,
-trained on the corpus. Who has a name that KEPT_APART.csv holds is left out.
+Writes FOLDER/corpus.csv (each biography, and the questions of data/prompts_statements.csv, which the tables of these
+models ask, with their answers, five people together as evaluate.py asks), and the random models FOLDER/random_small and
+FOLDER/random_large with one tokenizer, trained on the corpus. Who has a name that KEPT_APART.csv holds is left out.
 """
 
 import csv
@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from utils import biography, questions
 from utils.artifacts import whole_file
 
-PROMPTS = Path(__file__).resolve().parent.parent / "data" / "prompts.csv"
+PROMPTS = Path(__file__).resolve().parent.parent / "data" / "prompts_statements.csv"
 
 TOGETHER = 5  # questions in one text, all of one field
 
