@@ -97,11 +97,11 @@ MISTAKES = {
     "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
     "a path that needs quotes": ([*SAVE, "dataset=my été.csv"], "goes in quotes: \"key='value'\""),
     "a sweep into one file": (
-        [*RANDOM, "alpha=1", "-m", "seed=1,2,3"],
+        [*RANDOM[:2], "-m", *RANDOM[2:], "alpha=1", "seed=1,2,3"],
         "save_name: the jobs of this sweep would write over each other; let it hold what is swept: save_name='...",
     ),
     "a sweep into one file by one of two keys": (
-        [*RANDOM, "alpha=1", "save_name=x-${seed}", "-m", "seed=1,2", "model=a/b,c/d"],
+        [*RANDOM[:2], "-m", *RANDOM[2:], "alpha=1", "save_name=x-${seed}", "seed=1,2", "model=a/b,c/d"],
         "save_name='...-${model}'",
     ),
     "a sweep into one folder": (
@@ -139,7 +139,8 @@ def mistaken(workplace, run):
 
 
 def files(folder) -> set:
-    return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    """All but what Python and Hydra (of a sweep) write of their own."""
+    return {path for path in folder.rglob("*") if not {"__pycache__", "multirun"} & set(path.parts)}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
