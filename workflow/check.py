@@ -78,6 +78,9 @@ def check_table(config: dict) -> None:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
     if not re.fullmatch(r"[\w.-]+", str(config["table"]), re.ASCII):
         raise InputError(f"table={config['table']}: the name of a folder: letters, digits and _ - . alone")
+    for key in ("large", "small", "trained", "dataset"):
+        if re.search("[{}]", str(config[key])):
+            raise InputError(f"{key}={config[key]}: Snakemake takes what is in braces for a wildcard; rename it")
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
