@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen tables smoke test test-slow test-slurm bench lint format clean
+.PHONY: demo models models-qwen gpu-requirements tables smoke test test-slow test-slurm bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -49,7 +49,11 @@ format: .venv/installed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-.venv/installed: requirements.txt requirements-tables.txt requirements-dev.txt
+# What 8 and 4 bit need, on a GPU.
+gpu-requirements: .venv/installed
+	.venv/bin/python -m pip install --requirement requirements-gpu.txt
+
+.venv/installed: requirements.txt requirements-tables.txt requirements-gpu.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --requirement requirements-dev.txt

@@ -37,6 +37,8 @@ def main(config):
 
     attention_dump.write(dump, config.attn_diff)
     artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
+    if large.settings.get("quant") != small.settings.get("quant"):
+        print(f"The weights differ in kind: quant is {large.settings.get('quant')} and {small.settings.get('quant')}")
     if large.tokenizer != small.tokenizer:
         print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")

@@ -3,13 +3,27 @@
     python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130
 
 The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-Llama-3-8B output_dir=base_evaluation
+
+Several processes share the questions: torchrun --nproc-per-node 2 evaluate.py ...
 """
 
 import time
 from pathlib import Path
 
 from utils import artifacts, biography, questions
-from utils.config import boolean, checkpoint, dtype, file, integer, mapping, model, optional, path, script
+from utils.config import (
+    boolean,
+    checkpoint,
+    dtype,
+    file,
+    integer,
+    mapping,
+    model,
+    optional,
+    path,
+    script,
+    text_or_mapping,
+)
 from utils.errors import InputError
 
 RULES = {
@@ -27,6 +41,8 @@ RULES = {
     "batch_size": integer(1),
     "dtype": dtype(),
     "quant": optional(mapping()),
+    "device_map": optional(text_or_mapping),
+    "max_memory": optional(mapping()),
     "trust_remote_code": boolean(),
 }
 
@@ -52,7 +68,7 @@ def main(config):
 
     from utils import answers, scores, tokens
     from utils.models import load_model
-    from utils.processes import progress
+    from utils.processes import gathered, is_main_process, my_share, progress
 
     # Prepare model
     checkpoint = config.model_dir or config.model
@@ -60,13 +76,16 @@ def main(config):
     if base and tokens.adapter_base(checkpoint) is None:
         raise InputError(f"model={base}: leave it out; model_dir={checkpoint} holds a whole model, not an adapter")
     tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code, base)
-    language_model = load_model(checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base)
+    placed = {"device_map": config.device_map, "max_memory": config.max_memory}
+    language_model = load_model(
+        checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base, placed=placed
+    )
 
     # Prepare data
     lengths = answers.answer_tokens(tokenizer, asked)
     limit = config.max_new_tokens or max(lengths)
     cut = sum(length > limit for length in lengths)
-    if cut:
+    if cut and is_main_process():
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
     answers.check_questions(language_model, tokenizer, asked, max(limit, *lengths))
@@ -74,17 +93,21 @@ def main(config):
     answers.check_cache(language_model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
 
     # Answer
+    mine = my_share(list(range(len(asked))))
     answered: dict[int, tuple[str, float]] = {}
-    with progress("answers", total=len(asked)) as bar:
-        prompted, golds = [question.prompt for question in asked], [question.answer for question in asked]
+    with progress("answers", total=len(mine)) as bar:
+        prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
         for batch in answers.greedy_answers(language_model, tokenizer, prompted, golds, limit, config.batch_size):
-            answered.update(batch)
+            answered.update({mine[place]: answer for place, answer in batch.items()})
             bar.update(len(batch))
     chosen: dict[int, str] = {}
-    for index, question in enumerate(progress("choices", asked) if config.choice else ()):
-        choices = question.choices
-        found = answers.log_likelihoods(language_model, tokenizer, question.prompt, choices, config.batch_size)
+    for index in progress("choices", mine) if config.choice else ():
+        choices = asked[index].choices
+        found = answers.log_likelihoods(language_model, tokenizer, asked[index].prompt, choices, config.batch_size)
         chosen[index] = choices[found.index(max(found))]
+    answered, chosen = gathered(answered), gathered(chosen)
+    if not is_main_process():
+        return
 
     # Score
     results = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils import artifacts, attention_dump, biography, tokens
 from utils.adapters import adapter_base
-from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script
+from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, text_or_mapping
 from utils.errors import InputError
 
 
@@ -31,6 +31,8 @@ RULES = {
     "save_name": path(),
     "dtype": dtype(),
     "quant": optional(mapping()),
+    "device_map": optional(text_or_mapping),
+    "max_memory": optional(mapping()),
     "trust_remote_code": boolean(),
     "include_self": boolean(),
     "queries": one_of("following", "before_fields"),
@@ -63,7 +65,8 @@ def main(config):
         check_layers(layers, config.model, config.trust_remote_code)
 
     # Prepare model
-    language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code)
+    placed = {"device_map": config.device_map, "max_memory": config.max_memory}
+    language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     tokens.check_texts(encoded, language_model, config.dataset)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
     batches = received_attention.batches([len(text.input_ids) for text in encoded], config.batch_tokens)
@@ -90,7 +93,8 @@ def main(config):
             "queries": config.queries,
             "layers": layers,
             "dtype": str(language_model.dtype).removeprefix("torch."),
-        },
+        }
+        | ({"quant": OmegaConf.to_container(config.quant)} if getattr(language_model, "is_quantized", False) else {}),
         rows=[
             attention_dump.Row(attention_dump.text_hash(text), values[index], encoded[index].offsets)
             for index, text in enumerate(texts)

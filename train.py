@@ -84,7 +84,7 @@ def main(config):
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
     from transformers import (
         DataCollatorForSeq2Seq,
         DataCollatorWithFlattening,
@@ -114,13 +114,17 @@ def main(config):
     if config.lora is not None:
         lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM")
         adapters.check_kind(lora.to_dict(), "lora")
+    quant = settings["quant"] if lora is not None else None
+    if arguments.fsdp and (quant or {}).get("load_in_8bit"):
+        raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
+    # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     # LoRA's first weights are drawn below, so the seed comes first.
     set_seed(config.seed)
 
     # Prepare model
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
-    quant = settings["quant"] if lora is not None else None
     language_model = merged(
         load_model(
             config.model,
@@ -138,8 +142,8 @@ def main(config):
         # An adapter's base model was frozen.
         language_model.requires_grad_(True)
     else:
-        if getattr(language_model, "is_quantized", False):
-            language_model = prepare_model_for_kbit_training(language_model)
+        # Without peft's prepare_model_for_kbit_training: get_peft_model freezes the base model as well; the rest (norms
+        # and head in float32, forced checkpointing) makes 8 bit slower, and fails with several processes.
         try:
             language_model = get_peft_model(language_model, lora)
         except Exception as error:  # a value of another type than peft expects can raise nearly anything

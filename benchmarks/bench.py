@@ -308,7 +308,8 @@ def write_texts(path: str, texts: list[str]) -> None:
 
 def precision() -> list[str]:
     """What runs train.py in the precision of all rows."""
-    return [f"dtype={fastest_dtype()}", f"trainer.bf16={'true' if fastest_dtype() == 'bfloat16' else 'false'}"]
+    dtype = fastest_dtype()
+    return ["quant=null", f"dtype={dtype}", f"trainer.bf16={'true' if dtype == 'bfloat16' else 'false'}"]
 
 
 def training(models: dict[str, str], quick: bool) -> None:

@@ -37,7 +37,7 @@ echo; echo "=== 4. and 5. SmolLM2 trained on the plain text and on each augmenta
 for arm in none random difference; do
   dataset=data_augmented/demo_$arm.csv
   if [ $arm = none ]; then dataset=data/biography_synthetic.csv; fi
-  run python train.py model=models/smollm2-135m dataset=$dataset model_dir=demo_out/model_$arm \
+  run python train.py model=models/smollm2-135m dataset=$dataset model_dir=demo_out/model_$arm quant=null \
     trainer.max_steps=$STEPS trainer.save_strategy=steps +trainer.save_steps=$STEPS
   run python evaluate.py model_dir=demo_out/model_$arm/checkpoint-$STEPS people=$PEOPLE choice=false
 done

@@ -14,6 +14,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
+
+def pytest_configure(config) -> None:
+    """Tests hide the GPU, unless they are those of the GPU: `pytest -m gpu`."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,9 +1,12 @@
 """Several processes (gloo, on the CPU) do what one does."""
 
+import csv
+import io
 import json
 import re
 
 import numpy as np
+import pytest
 
 from utils import attention_dump
 
@@ -38,3 +41,19 @@ def test_two_processes_train_and_share_the_batches(run, workplace, tiny_model):
     assert done.stdout.count("Training ") == 1
     log = json.loads((workplace / "out/checkpoint-26/trainer_state.json").read_text())["log_history"]
     assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_two_processes_answer_the_questions_of_one(run, workplace, tiny_model):
+    arguments = f"evaluate.py model={tiny_model} people=5 shots=1 dtype=float32"
+    run(f"python {arguments} output_dir=alone")
+    shared = run(f"{TORCHRUN} {arguments} output_dir=shared")
+    # One process writes and speaks.
+    assert shared.stdout.count("25 questions; ") == 1
+    alone, together = (
+        list(csv.DictReader(io.StringIO((workplace / name / "predictions.csv").read_text())))
+        for name in ("alone", "shared")
+    )
+    for one, other in zip(alone, together, strict=True):
+        # Batches of other questions: other sums of float32.
+        assert float(one.pop("log_likelihood")) == pytest.approx(float(other.pop("log_likelihood")), abs=1e-3)
+        assert one == other

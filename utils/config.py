@@ -180,6 +180,10 @@ def mapping() -> Rule:
     return rule
 
 
+def text_or_mapping(value: object) -> object:
+    return value if isinstance(value, DictConfig) else text()(value)
+
+
 def optional(rule: Rule) -> Rule:
     return lambda value: None if value is None else rule(value)
 

@@ -13,8 +13,8 @@ from utils.attention_dump import Dump
 from utils.errors import InputError
 from utils.tokens import Encoded, end_to_end
 
-# A dump's dtype changes its values only by rounding, so dumps of different dtypes may be contrasted.
-MAY_DIFFER = ("dtype",)
+# A model's precision, and that of its weights, change a dump's values little, so such dumps may be contrasted.
+MAY_DIFFER = ("dtype", "quant")
 
 # Settings younger than some dumps, which were made so.
 OLDER = {"queries": "following", "layers": None}

@@ -1,19 +1,22 @@
 """A causal language model from a hub name, a folder, a GGUF file or an adapter."""
 
 import contextlib
+import importlib.util
 import inspect
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from accelerate import init_empty_weights
+from accelerate.utils import get_max_memory
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from utils.adapters import adapter_base
 from utils.errors import InputError, one_line
-from utils.processes import processes
+from utils.processes import local_processes, processes
 from utils.tokens import cannot_load, source
 
 # peft asks transformers for it by the old name.
@@ -28,13 +31,15 @@ def load_model(
     place: bool = True,
     base: str | None = None,
     attn_implementation: str | None = None,
+    placed: Mapping[str, object] | None = None,
 ) -> PreTrainedModel:
-    """The model, in evaluation mode, on this process's GPU (spread over all GPUs if this is the only process).
+    """The model, in evaluation mode, on one GPU if it fits there, else spread over those of this process.
 
     dtype: "auto" (the checkpoint's own) or a torch dtype's name; quant: the arguments of transformers'
     BitsAndBytesConfig, left out with a notice where there is no GPU; place=False leaves the model on the CPU, for
-    FSDP to shard; attn_implementation: transformers' name of a way to attend, None for its own choice. An adapter's
-    folder gives the base model that it names, or `base`, with the adapter on it.
+    FSDP to shard; attn_implementation: transformers' name of a way to attend, None for its own choice; placed:
+    transformers' device_map and max_memory, handed on as they are. An adapter's folder gives the base model that it
+    names, or `base`, with the adapter on it.
     Raises InputError where the model can't be had, or where its files do not hold just the weights that it has.
     """
     unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
@@ -42,23 +47,30 @@ def load_model(
         raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
     named = adapter_base(model)
     if named is not None:
-        return _load_adapter(model, base or named, dtype, quant, trust_remote_code, place, None, attn_implementation)
+        rest = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
+        return _load_adapter(model, base or named, *rest)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
     state = processes()
-    if torch.cuda.is_available() and place:
-        arguments["device_map"] = "auto" if state.num_processes == 1 else {"": state.local_process_index}
     if "gguf_file" in arguments:
         from transformers import GgufConfig
 
         # Without this the model keeps the file's quantized form, which can be neither trained nor saved.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
-    elif quant is not None and torch.cuda.is_available():
+    elif quant is not None and can_quantize():
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError("quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or give quant=null")
         arguments["quantization_config"] = BitsAndBytesConfig(**quant)
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
+    given = {key: value for key, value in (placed or {}).items() if value is not None}
+    if given:
+        # Plain containers, which transformers looks for.
+        arguments |= {key: value if isinstance(value, str) else dict(value) for key, value in given.items()}
+    elif torch.cuda.is_available() and place:
+        arguments |= on_cards(arguments)
     try:
         with quiet_transformers():
             # Weights of another shape would be an error that does not name them: they are in the report as well.
@@ -75,9 +87,49 @@ def load_model(
     for config in (loaded.config, loaded.config.get_text_config()):
         config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     loaded.eval()
+    devices = set(getattr(loaded, "hf_device_map", {}).values())
+    if len(devices) > 1 and state.is_main_process:
+        print(f"{model} is spread over {', '.join(map(str, sorted(devices, key=str)))}", flush=True)
     if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
         print("no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)", flush=True)
     return loaded
+
+
+def can_quantize() -> bool:
+    return torch.cuda.is_available()
+
+
+def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Where a model goes: on this process's first GPU if 0.9 of its free memory holds the weights, else spread over its
+    GPUs. The arguments are those of `from_pretrained`, without a device_map."""
+    cards = my_cards(torch.cuda.device_count(), processes().local_process_index, local_processes())
+    room = {device: free for device, free in get_max_memory().items() if device in (*cards, "cpu")}
+    if weight_bytes(arguments) <= 0.9 * room[cards[0]]:
+        return {"device_map": {"": cards[0]}}
+    return {"device_map": "auto", "max_memory": room}
+
+
+def my_cards(count: int, process: int, processes: int) -> list[int]:
+    """The GPUs of one of a machine's processes: an equal share or, where GPUs are fewer than processes, one in turn."""
+    return list(range(count * process // processes, count * (process + 1) // processes)) or [process % count]
+
+
+def weight_bytes(arguments: Mapping[str, object]) -> float:
+    """The memory of a model's weights, from its configuration alone; for a quantized model it is a little too high."""
+    names = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
+    of_source = {name: arguments[name] for name in names if name in arguments}
+    config = AutoConfig.from_pretrained(**of_source)
+    with init_empty_weights():
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=arguments["trust_remote_code"])
+    quant = arguments.get("quantization_config")
+    if getattr(quant, "load_in_4bit", False):
+        size = 0.6
+    elif getattr(quant, "load_in_8bit", False):
+        size = 1.1
+    else:
+        dtype = config.dtype if arguments["dtype"] == "auto" else arguments["dtype"]
+        size = getattr(torch, str(dtype).removeprefix("torch."), torch.float32).itemsize
+    return size * sum(weight.numel() for weight in empty.parameters())
 
 
 def computes_bfloat16() -> bool:

@@ -2,7 +2,9 @@
 
 import atexit
 import functools
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -12,10 +14,16 @@ from accelerate.utils import gather_object, tqdm
 @functools.cache
 def processes() -> PartialState:
     """This process among those that were launched. Without a GPU they find each other (gloo) only if told so."""
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # Shares of a long work may end hours apart; ten minutes is what NCCL would wait for the last.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
     # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
     atexit.register(state.destroy_process_group)
     return state
+
+
+def local_processes() -> int:
+    """How many of the processes are on this machine; torchrun says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes().num_processes))
 
 
 def is_main_process() -> bool:

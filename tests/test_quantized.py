@@ -1,0 +1,124 @@
+"""Quantized training on a processor: it falls, resumes, runs in two processes, and computes as a GPU would, not in
+float32; what does not go together is one line."""
+
+import json
+import shutil
+
+import bitsandbytes
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BitsAndBytesConfig
+
+from tests.conftest import ROOT
+from tests.test_processes import TORCHRUN
+from utils import models
+from utils.errors import InputError
+from utils.models import load_model, my_cards, weight_bytes
+
+TRAIN = "-m tests.quantized train trainer.max_steps=3 trainer.logging_steps=1 trainer.per_device_train_batch_size=2"
+
+
+@pytest.fixture(autouse=True)
+def on_this_processor(monkeypatch):
+    """Without a GPU `quant` would be left out."""
+    monkeypatch.setattr(models, "can_quantize", lambda: True)
+
+
+@pytest.fixture(scope="module")
+def clone(workplace):
+    shutil.copytree(ROOT / "tests", workplace / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    return workplace
+
+
+def losses(folder) -> list[float]:
+    (state,) = folder.glob("checkpoint-3/trainer_state.json")
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_two_processes_train_on_a_quantized_base_model(bits, run, clone, tiny_model):
+    """With reentrant checkpointing, which peft's preparation forces, the first backward pass would fail."""
+    keys = f"model={tiny_model} quant={{load_in_{bits}bit:true}}"
+    alone = run(f"python {TRAIN} {keys} model_dir=alone-{bits} trainer.per_device_train_batch_size=4")
+    assert "quant is left out" not in alone.stdout
+    run(f"{TORCHRUN} {TRAIN} {keys} model_dir=shared-{bits}")
+    found = losses(clone / f"alone-{bits}"), losses(clone / f"shared-{bits}")
+    assert found[0][-1] < found[0][0]
+    # The same texts a step; bfloat16, in sums of another order.
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
+def test_8_bit_is_computed_in_bfloat16(tiny_model):
+    """Not in float32, to which peft's preparation would bring the norms, and by them all that follows."""
+    model = load_model(str(tiny_model), "bfloat16", {"load_in_8bit": True})
+    assert isinstance(model.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear8bitLt)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    seen = set()
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            module.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert seen == {torch.bfloat16}
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+
+
+def test_fsdp_and_8_bit_are_one_line(run, clone, tiny_model):
+    done = run(f"python {TRAIN} model={tiny_model} model_dir=sharded +trainer.fsdp=true", code=2)
+    assert done.stderr.splitlines()[-1] == "train.py: trainer.fsdp: it can't shard a model in 8 bit; add quant=null"
+
+
+def test_without_bitsandbytes_it_is_one_line(tiny_model, monkeypatch):
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match="quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or .*quant=null"
+    ):
+        load_model(str(tiny_model), "bfloat16", {"load_in_8bit": True})
+
+
+def test_a_dump_says_that_its_model_was_quantized(run, clone, tiny_model):
+    save = "python -m tests.quantized save_attention dataset=data/biography_real.csv"
+    run(f"{save} model={tiny_model} save_name=in_8 quant={{load_in_8bit:true}}")
+    run(f"{save} model={tiny_model} save_name=whole")
+    done = run("python contrast_attention.py attn_dump_large=whole attn_dump_small=in_8 attn_diff=of_both")
+    assert "quant is None and {'load_in_8bit': True}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "expected"),
+    [
+        (1, 1, [[0]]),
+        (8, 1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        (8, 4, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        (4, 4, [[0], [1], [2], [3]]),
+        (1, 2, [[0], [0]]),
+        (3, 2, [[0], [1, 2]]),
+    ],
+)
+def test_each_process_has_its_share_of_the_gpus(count, processes, expected):
+    assert [my_cards(count, process, processes) for process in range(processes)] == expected
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_the_weights_size_is_known_before_they_are_loaded(dtype, tiny_model):
+    arguments = {"pretrained_model_name_or_path": str(tiny_model), "dtype": dtype, "trust_remote_code": False}
+    model = load_model(str(tiny_model), dtype)
+    assert weight_bytes(arguments) == sum(weight.nbytes for weight in model.parameters())
+    in_8_bit = arguments | {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    assert weight_bytes(in_8_bit) < 1.2 * sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(("free", "spread"), [(10**9, False), (10**4, True)])
+def test_a_model_goes_to_one_gpu_if_it_fits_there(free, spread, tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(models, "get_max_memory", lambda: {0: free, 1: free, 2: free, 3: free, "cpu": 5})
+    arguments = {"pretrained_model_name_or_path": str(tiny_model), "dtype": "auto", "trust_remote_code": False}
+    expected = {"device_map": "auto", "max_memory": {0: free, 1: free, 2: free, 3: free, "cpu": 5}}
+    assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})
+    # One of two processes has half of them.
+    monkeypatch.setattr(models, "local_processes", lambda: 2)
+    expected["max_memory"] = {0: free, 1: free, "cpu": 5}
+    assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})
