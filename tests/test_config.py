@@ -120,6 +120,10 @@ MISTAKES = {
     "a dataset whose name is too long": ([*SAVE, f"dataset={'x' * 300}"], ": no such file"),
     "an interpolation of nothing": ([*RANDOM, "alpha=1", "save_name=x-${sed}"], "save_name: Interpolation key 'sed'"),
     "an interpolation that is no number": ([*RANDOM, "alpha=${save_name}"], "alpha=out: must be a number from 0 to 1"),
+    "a sub-tree as a whole": (
+        ["python", "train.py", "model_dir=out", "quant={load_in_4bit: true}"],
+        "quant: set its keys one by one: quant.<key>=..., with a plus before a key that the YAML does not list",
+    ),
     "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be a name; one of digits"),
 }
 

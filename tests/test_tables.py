@@ -189,6 +189,8 @@ def test_the_committed_results_are_of_the_tables_settings(path):
     if config["table"] == "smoke" or not results.exists():
         return
     check.check_results(config, results)
+    if "paper" not in config["evaluations"]:
+        return
     evaluations = config["evaluations"] | {
         "paper": {**config["evaluations"]["paper"], "prompts": "data/prompts_questions.csv"}
     }

@@ -279,6 +279,9 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
                 sys.exit(130)
             except (HydraException, OmegaConfBaseException) as error:
                 misspelt = re.match(r"Could not override '([^']+)'", str(error))
+                if misspelt and misspelt[1] in rules:
+                    hint = f"{misspelt[1]}.<key>=..., with a plus before a key that the YAML does not list"
+                    stop(name, f"{misspelt[1]}: set its keys one by one: {hint}")
                 if misspelt:
                     stop(name, str(unknown_key(misspelt[1], rules)))
                 unread = getattr(error, "override", None)
