@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
-from utils.config import boolean, file, integer, model, number, one_of, optional, path, script
+from utils.config import boolean, file, integer, number, one_of, optional, path, script, tokenizer
 from utils.errors import InputError
 
 RULES = {
@@ -25,7 +25,7 @@ RULES = {
     "beta": optional(number(0)),
     "multiply": integer(1),
     "attn_weights": optional(path()),
-    "model": model(),
+    "model": tokenizer(),
     "dataset": file(),
     "save_name": path(),
     "seed": integer(0),

@@ -102,6 +102,8 @@ def main(config):
     resumed = read_resumed(record) if config.resume and record.is_file() else None
     if resumed:
         check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
+    if settings["trainer"].get("resume_from_checkpoint") is not None:
+        raise InputError("trainer.resume_from_checkpoint: leave it out; resume=true goes on from model_dir's last")
     gpu = torch.cuda.is_available()
     arguments = build(
         TrainingArguments,

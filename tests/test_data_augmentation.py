@@ -198,3 +198,9 @@ def test_bad_weights_leave_the_file_of_before(augment, tmp_path):
     with open(tmp_path / "data_augmented/out.csv", newline="", encoding="utf-8") as opened:
         assert [text for (text,) in csv.reader(opened)][1:] == before
     assert sorted(path.name for path in (tmp_path / "data_augmented").iterdir()) == ["out.csv", "out.json"]
+
+
+def test_a_folder_with_the_tokenizer_alone_serves(augment, tiny_model, tmp_path):
+    tokens.load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "tokenizer")
+    assert data_augmentation.RULES["model"](str(tmp_path / "tokenizer")) == str(tmp_path / "tokenizer")
+    assert augment(model=tmp_path / "tokenizer", **RANDOM) == augment(**RANDOM)

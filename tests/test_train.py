@@ -396,6 +396,10 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
         ({"+lora.init_lora_weights": "pissa"}, "^lora: init_lora_weights=pissa is not supported"),
         ({"+lora.alora_invocation_tokens": "[5]"}, "^lora: LoRA with alora_invocation_tokens is not supported"),
         ({"lora.target_modules": 5}, "^lora: "),
+        (
+            {"+trainer.resume_from_checkpoint": "elsewhere"},
+            "^trainer.resume_from_checkpoint: leave it out",
+        ),
         ({"+trainer.use_liger_kernel": "true"}, "^trainer: .*liger"),
         ({"+trainer.deepspeed": "ds.json"}, "^trainer: .*deepspeed"),
         ({"+trainer.push_to_hub": "true"}, "^trainer: .*offline"),

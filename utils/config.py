@@ -129,8 +129,8 @@ def file() -> Rule:
     return rule
 
 
-def model() -> Rule:
-    """A hub name (`org/name`), a folder that holds a model or an adapter, or a `.gguf` file."""
+def model(known: Sequence[str] = ("config.json", "adapter_config.json")) -> Rule:
+    """A hub name (`org/name`), a folder that holds one of the known files, or a `.gguf` file."""
     hint = "give a hub name, a model's folder or a .gguf file"
 
     def rule(value):
@@ -138,11 +138,10 @@ def model() -> Rule:
             raise ValueError(f"must be a model: {hint}")
         path = Path(plain_path(value))
         if is_there(value, stat.S_ISDIR):
-            known = ("config.json", "adapter_config.json")
             if not any((path / name).is_file() for name in known):
                 checkpoints = ", ".join(sorted(inside.name for inside in path.glob("checkpoint-*")))
                 inside = f"; it holds {checkpoints}: name one of these" if checkpoints else f": {hint}"
-                raise ValueError(f"the folder holds no model (neither {' nor '.join(known)}){inside}")
+                raise ValueError(f"the folder holds no model (none of {', '.join(known)}){inside}")
         elif is_there(value, stat.S_ISREG):
             with open(path, "rb") as opened:
                 if opened.read(4) != b"GGUF":
@@ -152,6 +151,11 @@ def model() -> Rule:
         return str(path)
 
     return rule
+
+
+def tokenizer() -> Rule:
+    """A model of which the tokenizer alone is read: its folder may hold nothing else."""
+    return model(("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json"))
 
 
 def checkpoint() -> Rule:
