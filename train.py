@@ -142,7 +142,8 @@ def main(config):
         raise InputError(f"resume: model={config.model} has other weights than the run's model had ({record})")
     if lora is None:
         # An adapter's base model was frozen.
-        language_model.requires_grad_(True)
+        for weight in language_model.parameters():
+            weight.requires_grad_(weight.is_floating_point())
     else:
         # Without peft's prepare_model_for_kbit_training: get_peft_model freezes the base model as well; the rest (norms
         # and head in float32, forced checkpointing) makes 8 bit slower, and fails with several processes.
@@ -344,6 +345,8 @@ def check_arguments(kind, key: str, values: dict) -> dict:
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
+        if known[name].type in (bool, "bool") and not isinstance(value, bool):
+            raise InputError(f"{key}.{name}={value}: must be true or false")
         if type(known[name].default) in (int, float):
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise InputError(f"{key}.{name}={value}: must be a number")

@@ -176,6 +176,9 @@ def test_a_misspelt_key_of_a_library_is_one_line_too(run):
         ({"num_train_epochs": 0}, "trainer.num_train_epochs=0: must be above 0"),
         ({"per_device_train_batch_size": -3}, "must be above 0"),
         ({"seed": 5}, "trainer.seed: leave it out"),
+        ({"bf16": "no"}, "trainer.bf16=no: must be true or false"),
+        ({"save_only_model": "no"}, "trainer.save_only_model=no: must be true or false"),
+        ({"push_to_hub": 1}, "trainer.push_to_hub=1: must be true or false"),
         ({"save_strategy": "never"}, "trainer: .*never"),
     ],
 )

@@ -396,6 +396,7 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
         ({"+lora.init_lora_weights": "pissa"}, "^lora: init_lora_weights=pissa is not supported"),
         ({"+lora.alora_invocation_tokens": "[5]"}, "^lora: LoRA with alora_invocation_tokens is not supported"),
         ({"lora.target_modules": 5}, "^lora: "),
+        ({"+trainer.fp16": "true"}, "^trainer: At most one of fp16 and bf16 can be True"),
         (
             {"+trainer.resume_from_checkpoint": "elsewhere"},
             "^trainer.resume_from_checkpoint: leave it out",
