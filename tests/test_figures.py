@@ -260,42 +260,49 @@ def test_the_bars_are_the_shares():
     words = ["at", "in"]
     figure = figures.composition(ranks.shares(toy(), words).query("attention == 'large'"), words, "A title")
     panels = {panel.get_title(): panel for panel in figure.axes}
-    assert list(panels) == [f"just before the {field}" for field in FIELDS]
+    assert list(panels) == [f"query: before the {field}" for field in FIELDS]
     none = [0.0] * 6
-    assert heights(panels["just before the date"]) == {
+    assert heights(panels["query: before the date"]) == {
         "<name>": [0, 50, 0, 50, *none],
         "<city>": [0, 0, 0, 50, *none],
         "at": [50, 50, 50, 0, *none],
         "in": [0, 0, 50, 0, *none],
         "other words": [50, 0, 0, 0, *none],
+        "no token": [0, 0, 0, 0, *[100.0] * 6],
     }
-    assert heights(panels["just before the city"]) == {}
+    assert heights(panels["query: before the city"]) == {}
     (legend,) = figure.legends
     # As they are stacked, from above.
     named = [text.get_text() for text in legend.get_texts()]
-    assert named == ["other words", "“in”", "“at”", "<city>", "<name>"]
+    assert named == ["(no token left)", "other words", "“in”", "“at”", "<city>", "<name>"]
     looks = figures.looks(words)
-    for name, patch in zip(["other words", "in", "at", "<city>", "<name>"], legend.legend_handles, strict=True):
+    drawn = ["no token", "other words", "in", "at", "<city>", "<name>"]
+    for name, patch in zip(drawn, legend.legend_handles, strict=True):
         assert matplotlib.colors.to_hex(patch.get_facecolor()).upper() == looks[name].colour
     assert figure.get_suptitle() == "A title"
     pyplot.close(figure)
 
 
 def test_everything_drawn_can_be_told_apart_without_colour():
-    """A lightness apart by an eighth of the way from black to white, or another hatch, itself apart from its ground."""
-    looks = figures.looks([f"word {number}" for number in range(figures.WORDS)])
-    assert len(figures.OF_WORDS) == figures.WORDS
-
-    def lightness(colour: str) -> float:
-        return float(np.dot(matplotlib.colors.to_rgb(colour), [0.299, 0.587, 0.114]))
-
-    for (one, first), (other, second) in itertools.combinations(looks.items(), 2):
-        if "no token" in (one, other):  # nothing is drawn for it
-            continue
-        apart = abs(lightness(first.colour) - lightness(second.colour))
-        assert apart > 0.12 or (first.hatch != second.hatch), (one, other)
-    for look in looks.values():
-        assert not look.hatch or abs(lightness(look.colour) - lightness(look.hatch_colour)) > 0.5
+    """As it is drawn, in grey: lighter or darker by an eighth of the way from black to white, or of another hatch."""
+    looks = figures.looks([f"word {number}" for number in range(len(figures.OF_WORDS))])
+    assert len(looks) == 7 + 10 + 2
+    figure = pyplot.figure(figsize=(len(looks), 1), dpi=100)
+    for number, look in enumerate(looks.values()):
+        place = number / len(looks), 0
+        size = {"width": 1 / len(looks), "height": 1, "transform": figure.transFigure, "linewidth": 0}
+        kind = {"facecolor": look.colour, "hatch": look.hatch, "hatchcolor": look.hatch_colour}
+        figure.add_artist(matplotlib.patches.Rectangle(place, **size, **kind))
+    figure.canvas.draw()
+    grey = np.asarray(figure.canvas.buffer_rgba())[..., :3] @ np.array([0.299, 0.587, 0.114]) / 255
+    pyplot.close(figure)
+    patches = dict(zip(looks, np.split(grey, len(looks), axis=1), strict=True))
+    for one, other in itertools.combinations(looks, 2):
+        # The same lines, closer together, are the same hatch.
+        other_hatch = set(looks[one].hatch) != set(looks[other].hatch)
+        assert other_hatch or abs(patches[one].mean() - patches[other].mean()) > 0.12, (one, other)
+    # A hatch is seen on its ground.
+    assert {name for name, patch in patches.items() if patch.std() > 0.1} == {n for n in looks if looks[n].hatch}
 
 
 def test_the_distance_is_in_words():

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from utils import biography
 from utils.artifacts import whole_file, write_csv
 from utils.errors import InputError
-from workflow import intervals, pictures, ranks
+from workflow import intervals, ranks
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
 from workflow.summary import read_answers
@@ -33,9 +34,6 @@ PAPER = {
     "Gemma 2 2B": ([98, 99, 12, 54, 15], [98, 99, 40, 57, 18]),
     "Gemma 2 9B": ([99, 100, 51, 89, 63], [100, 100, 66, 90, 64]),
 }
-
-# Words shown by themselves; the more, the less a reader can tell apart.
-WORDS = 6
 
 
 class Look(NamedTuple):
@@ -55,8 +53,10 @@ LOOKS = {
     "<company>": Look("#56B4E9", "xxxx", "black"),
     "Text:": Look("#000000", "", "white"),
 }
-OF_WORDS = [Look("#FFFFFF", hatch, "black") for hatch in ("\\\\\\\\", "-----", "|||||", "++++", "ooo", "***")]
-REST = {"other words": Look("#A6A6A6", "", "white"), "no token": Look("#FFFFFF", "", "white")}
+WHITE, DARK = "#FFFFFF", "#404040"
+OF_WORDS = [Look(WHITE, hatch, "black") for hatch in ("\\\\\\\\", "----", "||||", "++++", "ooo", "***")]
+OF_WORDS += [Look(DARK, hatch, "white") for hatch in ("**", "--", "\\\\", "oo")]
+REST = {"other words": Look("#A6A6A6", "", "white"), "no token": Look(WHITE, "", "white")}
 
 CONDITION_TITLES = {"plain": "texts as they are", "text_first": "“Text: ” put first"}
 
@@ -70,13 +70,20 @@ def looks(words: list[str]) -> dict[str, Look]:
     return LOOKS | dict(zip(words, OF_WORDS, strict=False)) | REST
 
 
+def save(figure, path: Path) -> None:
+    """For print; in 64 colours, which is a third of the bytes and looks the same."""
+    with whole_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
+        Image.open(aside).convert("RGB").quantize(64).save(aside, format="png", optimize=True)
+    pyplot.close(figure)
+
+
 def composition(shares: pd.DataFrame, words: list[str], title: str):
     """The figure: a row for each condition, a panel for each field, a stacked bar for each rank."""
     of_things = looks(words)
     conditions = list(dict.fromkeys(shares["condition"]))
-    figure, panels = pyplot.subplots(
-        len(conditions), len(FIELDS), figsize=(10.5, 2.7 * len(conditions)), squeeze=False, sharex=True, sharey=True
-    )
+    size = (11, 2.6 * len(conditions) + 0.5)
+    figure, panels = pyplot.subplots(len(conditions), len(FIELDS), figsize=size, squeeze=False, sharey=True)
     drawn = {}
     for of_row, condition in zip(panels, conditions, strict=True):
         for panel, field in zip(of_row, FIELDS, strict=True):
@@ -85,7 +92,7 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
             table = table.reindex(columns=range(1, RANKS + 1), fill_value=0.0)
             bottom = np.zeros(RANKS)
             for thing, look in of_things.items():
-                if thing not in table.index or thing == "no token":
+                if thing not in table.index:
                     continue
                 bars = panel.bar(
                     table.columns,
@@ -95,32 +102,37 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
                     color=look.colour,
                     hatch=look.hatch,
                     hatchcolor=look.hatch_colour,
-                    edgecolor="black",
+                    edgecolor="#C8C8C8" if thing == "no token" else "black",
                     linewidth=0.4,
                     label=thing,
                 )
                 drawn.setdefault(thing, bars)
                 bottom += table.loc[thing].to_numpy()
             panel.set_xticks(range(1, RANKS + 1))
-            panel.tick_params(labelsize=8)
+            panel.tick_params(labelsize=8, pad=2)
             panel.set_xlim(0.4, RANKS + 0.6)
             panel.set_ylim(0, 100)
         of_row[0].set_ylabel(f"{CONDITION_TITLES[condition]}\nshare of the people, %")
     for panel, field in zip(panels[0], FIELDS, strict=True):
-        panel.set_title(f"just before the {field}", fontsize=10)
-    figure.supxlabel("rank of the token, 1: the highest", fontsize=10)
+        panel.set_title(f"query: before the {field}", fontsize=9.5)
+    for panel in panels[-1]:
+        panel.set_xlabel("rank (1: highest)", fontsize=9)
     figure.suptitle(title, fontsize=12)
     # As they are stacked, the lowest last.
     shown = [thing for thing in reversed(of_things) if thing in drawn]
-    names = [thing if thing.startswith("<") or thing in REST else f"“{thing}”" for thing in shown]
+    names = [
+        "(no token left)" if thing == "no token" else thing if thing[0] == "<" or thing in REST else f"“{thing}”"
+        for thing in shown
+    ]
     figure.legend(
         [drawn[thing] for thing in shown],
         names,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
-        title="held by a token of",
-        handleheight=1.6,
-        handlelength=2.2,
+        title="the rank is held by",
+        alignment="left",
+        handleheight=1.7,
+        handlelength=2.4,
         frameon=False,
     )
     figure.tight_layout()
@@ -233,19 +245,20 @@ def page(top: pd.DataFrame, names: dict[str, str]) -> str:
 def figures(config: dict, results: Path) -> None:
     """Everything of results/figures/, from ranks_*.csv and the tables' committed answers."""
     found = ranks.read_ranks(results)
-    words = ranks.words(found, WORDS)
+    words = ranks.words(found, len(OF_WORDS))
     of_pair = {size: Path(config[size]).name for size in ("small", "large")}
     of_pair["difference"] = f"{of_pair['large']} minus {of_pair['small']}"
     shares = ranks.shares(found, words)
-    wanted = "what the token before a fact attends to most"
+    people = f"mean over layers and heads; {found['text'].nunique()} people"
     titles = {
-        "small": f"Figure 2, the small model: {wanted} ({of_pair['small']})",
-        "large": f"Figure 2, the large model: {wanted} ({of_pair['large']})",
-        "difference": f"Figure 3: {wanted} in the large model beyond the small one ({of_pair['difference']})",
+        "small": f"Figure 2, small model ({of_pair['small']})\nWhat the token just before a fact attends to; {people}",
+        "large": f"Figure 2, large model ({of_pair['large']})\nWhat the token just before a fact attends to; {people}",
+        "difference": f"Figure 3, the difference ({of_pair['difference']})\n"
+        f"What the token just before a fact attends to more in the large than in the small model; {people}",
     }
     for attention, name in (("small", "figure_2_small"), ("large", "figure_2_large"), ("difference", "figure_3")):
         figure = composition(shares[shares["attention"] == attention], words, titles[attention])
-        pictures.save(figure, results / f"{name}.png", dpi=150)
+        save(figure, results / f"{name}.png")
     for name, attentions in (("figure_2", ("small", "large")), ("figure_3", ("difference",))):
         of_figure = shares[shares["attention"].isin(attentions)].assign(
             attention=lambda rows: rows["attention"].map(of_pair)
@@ -257,7 +270,7 @@ def figures(config: dict, results: Path) -> None:
         of_table = yaml.safe_load(Path("conf/tables", f"{table}.yaml").read_text(encoding="utf-8"))
         ours += plain_scores(of_table, results.parent / table, shown["evaluation"], shown["line"])
     papers = paper_scores(distances(config["dataset"]))
-    pictures.save(against_distance(ours, papers), results / "figure_1.png", dpi=150)
+    save(against_distance(ours, papers), results / "figure_1.png")
     rounded = [
         {key: round(cell, 2) if isinstance(cell, float) else cell for key, cell in row.items()} for row in ours + papers
     ]

@@ -17,9 +17,9 @@ from workflow.table import MEASURES, asked_of, measured
 pyplot.rcParams["axes.prop_cycle"] = matplotlib.cycler(linestyle=["-", "--"]) * pyplot.rcParams["axes.prop_cycle"]
 
 
-def save(figure, path: Path, dpi: int = 110) -> None:
+def save(figure, path: Path) -> None:
     with whole_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=dpi, bbox_inches="tight")
+        figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 

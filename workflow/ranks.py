@@ -128,8 +128,9 @@ def read_ranks(results: Path) -> pd.DataFrame:
 
 
 def words(found: pd.DataFrame, count: int) -> list[str]:
-    """The words that hold the most places, fields and the text put first apart; of equally many by the alphabet."""
-    places = pd.Series(found[COLUMNS].to_numpy().ravel()).value_counts()
+    """The words that hold the most of the first three places, fields and the text put first apart; of equally many by
+    the alphabet."""
+    places = pd.Series(found[COLUMNS[:3]].to_numpy().ravel()).value_counts()
     left = [(-number, word) for word, number in places.items() if word and word not in NAMED]
     return [word for _, word in sorted(left)[:count]]
 
@@ -146,8 +147,12 @@ def shares(found: pd.DataFrame, shown: list[str]) -> pd.DataFrame:
     long["rank"] = long["rank"].str.removeprefix("rank_").astype(int)
     is_shown, is_none = long["what"].isin([*NAMED, *shown]), long["what"] == ""
     long["what"] = long["what"].where(is_shown, "other words").where(~is_none, "no token")
-    of_rank = long.groupby([*keys, "rank"], sort=False)["what"].value_counts(normalize=True)
-    return of_rank.mul(100).rename("share").reset_index()
+    orders = (CONDITIONS, ATTENTIONS, FIELDS, [*NAMED, *shown, "other words", "no token"])
+    for key, order in zip([*keys, "what"], orders, strict=True):
+        long[key] = pd.Categorical(long[key], list(order))
+    counts = long.groupby([*keys, "rank", "what"], observed=True).size()
+    share = 100 * counts / counts.groupby(level=[*keys, "rank"], observed=True).transform("sum")
+    return share.rename("share").reset_index().astype(dict.fromkeys([*keys, "what"], str))
 
 
 def top_three(found: pd.DataFrame) -> pd.DataFrame:
