@@ -364,6 +364,25 @@ def test_figure_1_is_the_answers_of_the_plain_texts(tmp_path):
         figures.plain_scores(config, results, "own_words", "a model")
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tables": {"biographies_cpu": "paper"}}, "biographies_cpu needs evaluation and line"),
+        ({"tables": ["biographies_cpu"]}, "biographies_cpu needs evaluation and line"),
+        ({"tables": {"other": {"evaluation": "paper", "line": "x"}}}, "no conf/tables/other.yaml"),
+        ({"small": "x"}, "made with another small, models/qwen2.5-coder-0.5b; delete ranks_"),
+        ({"save_attention": {"dtype": "float32"}}, "made with another save_attention"),
+        ({"lage": "x"}, "unknown or missing: lage"),
+    ],
+)
+def test_what_is_asked_for_is_checked(changed, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))
+    ranks.check_figures(config, ROOT / "results/figures")
+    with pytest.raises(InputError, match=message):
+        ranks.check_figures(config | changed, ROOT / "results/figures")
+
+
 @pytest.fixture(scope="module")
 def clone(workplace):
     """A copy of the repository without results, but with models, so that none is to be fetched."""

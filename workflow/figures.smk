@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 from utils import artifacts
 from utils.errors import InputError
 from workflow.ranks import CONDITIONS, FIELDS, check_figures
-from workflow.table import on_command_line
+from workflow.table import on_command_line, plain_paths
 
 try:
+    config = plain_paths(config)
     check_figures(config, Path("results/figures"))
 except InputError as error:
     raise WorkflowError(str(error)) from None

@@ -38,15 +38,19 @@ COLUMNS = [f"rank_{rank}" for rank in range(1, RANKS + 1)]
 NAMED = [*(f"<{field}>" for field in ("name", *FIELDS)), *(text.strip() for text in CONDITIONS.values() if text)]
 
 KEYS = ("large", "small", "dataset", "save_attention", "tables")
+OF_TABLE = {"evaluation", "line"}
 
 
 def check_figures(config: dict, results: Path) -> None:
     """Raise InputError where a key is missing or unknown, or where the results are of other settings."""
     if unlike := sorted(set(config) ^ set(KEYS)):
         raise InputError(f"the figures' keys are {', '.join(KEYS)}; unknown or missing: {', '.join(unlike)}")
-    for table, shown in (config["tables"] or {}).items():
-        if not isinstance(shown, dict) or set(shown) != {"evaluation", "line"}:
-            raise InputError(f"the figures' tables: {table} needs evaluation and line, and nothing else")
+    tables = config["tables"] or {}
+    for table in tables:
+        if not isinstance(tables, dict) or not isinstance(tables[table], dict) or set(tables[table]) != OF_TABLE:
+            raise InputError(f"the figures' tables: {table} needs {' and '.join(sorted(OF_TABLE))}, and nothing else")
+        if not Path(f"conf/tables/{table}.yaml").is_file():
+            raise InputError(f"the figures' tables: no conf/tables/{table}.yaml")
     for condition in CONDITIONS:
         record = results / f"ranks_{condition}.json"
         if not record.exists():
