@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen gpu-requirements tables smoke test test-slow test-slurm bench lint format clean
+.PHONY: demo models models-qwen gpu-requirements tables figures smoke test test-slow test-slurm bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -18,6 +18,11 @@ models-qwen: .venv/installed
 TABLE ?= biographies_scratch
 tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
+	.venv/bin/python workflow/readme.py
+
+# The paper's Figures 1 to 3: a quarter of an hour without results/figures/ (and the two models), seconds with it.
+figures: .venv/installed
+	.venv/bin/snakemake --snakefile workflow/figures.smk --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
 	.venv/bin/python workflow/readme.py
 
 # A table of tiny random models: minutes.

@@ -10,6 +10,7 @@ import atexit
 import difflib
 import functools
 import gc
+import logging
 import math
 import os
 import re
@@ -273,6 +274,8 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
             sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]
+            # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
+            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
             use_huge_pages()
             collect_garbage_rarely()
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
