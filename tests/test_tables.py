@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, check, control_weights, pictures, scratch_models, summary, trim
+from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
 from workflow.keep import keep_probabilities
 from workflow.table import on_command_line
 
@@ -275,25 +275,27 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
     path = tmp_path / "smoke/facts/seed-2/paper/1/predictions.csv"
     path.write_text(path.read_text().replace("Patricia", "Patrizia"))
     with pytest.raises(InputError, match="facts/seed-2/paper/1: asked about other people"):
-        summary.collect(config, tmp_path / "smoke")
+        summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
 
 
 def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    runs = summary.read_runs(config, results)
+    chosen = choice.choose(config, results)
+    runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"] = []
     assert summary.of_runs(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
         arm: arm == "random" for arm in ARMS
     }
-    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    runs = summary.read_runs(config, results)
+    chosen = choice.choose(config, results)
+    runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"].append([100, 1.0])
-    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
