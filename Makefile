@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen tables smoke test test-slow test-slurm bench lint format clean
+.PHONY: demo models models-qwen tables paper smoke test test-slow test-slurm bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -19,6 +19,10 @@ TABLE ?= biographies_scratch
 tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
 	.venv/bin/python workflow/readme.py
+
+# The paper's Tables 1 and 2, its numbers beside those of the tables paper_* that have been run: seconds.
+paper: .venv/installed
+	.venv/bin/python workflow/paper.py
 
 # A table of tiny random models: minutes.
 smoke: .venv/installed

@@ -17,6 +17,9 @@ Chosen = dict[str, dict[str, tuple[float | None, int]]]
 
 EVERYBODY = slice(None)
 
+# The ways of a table in epochs.
+OTHERS, REPORTED = "chosen on the others", "chosen on the reported"
+
 
 def reported(config: dict) -> slice:
     """The people whom a table reports, in the dataset's order."""
@@ -28,9 +31,9 @@ def ways_of(config: dict) -> dict[str, slice]:
     if not config.get("epochs"):
         return {"": EVERYBODY}
     return {
-        "chosen on the others": slice(config["reported"], None),
+        OTHERS: slice(config["reported"], None),
         # As the paper seems to do.
-        "chosen on the reported": reported(config),
+        REPORTED: reported(config),
     }
 
 
