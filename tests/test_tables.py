@@ -27,7 +27,7 @@ from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
 from workflow.keep import keep_probabilities
-from workflow.table import on_command_line
+from workflow.table import augmentation_of, on_command_line, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -189,8 +189,10 @@ def test_the_committed_results_are_of_the_tables_settings(path):
     if config["table"] == "smoke" or not results.exists():
         return
     check.check_results(config, results)
-    evaluations = config["evaluations"] | {
-        "paper": {**config["evaluations"]["paper"], "prompts": "data/prompts_questions.csv"}
+    if not any(results.rglob("metrics.json")):
+        return  # a protocol, written before its runs
+    evaluations = {
+        name: {**options, "prompts": "data/prompts_questions.csv"} for name, options in config["evaluations"].items()
     }
     with pytest.raises(InputError, match="made with another prompts than the table's"):
         check.check_results(config | {"evaluations": evaluations}, results)
@@ -200,9 +202,15 @@ def test_the_committed_results_are_of_the_tables_settings(path):
 def test_every_table_can_be_planned(clone, snakemake, path):
     config = read(path)
     planned = snakemake("-n", name=path.stem)
-    if config["table"] != "smoke":
-        runs = len(config["arms"]) * len(config["seeds"])
-        assert re.search(rf"^train +{runs}$", planned, re.MULTILINE)
+    if config["table"] not in ("smoke", "smoke_epochs"):
+        trained = len(config["arms"]) * len(config["seeds"]) * len(config.get("learning_rates", [None]))
+        assert re.search(rf"^train +{trained}$", planned, re.MULTILINE)
+        asked = trained * config["checkpoints"] * len(config["evaluations"])
+        assert re.search(rf"^evaluate +{asked}$", planned, re.MULTILINE)
+        if "difference_before_fields" in config["arms"]:
+            # Both models, by the table's keys and by the arm's.
+            assert re.search("^attention +4$", planned, re.MULTILINE)
+            assert re.search("^contrast +2$", planned, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -260,6 +268,52 @@ def test_a_model_that_a_table_needs_is_fetched(clone, snakemake, name):
 def test_a_table_is_checked(changed, message):
     with pytest.raises(InputError, match=message):
         check.check_table(read(ROOT / "conf/tables/smoke.yaml") | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tokens": 4000}, "epochs: leave it out, or tokens; a table's budget is in tokens or in epochs"),
+        ({"tokens": 4000, "epochs": None}, "learning_rates: leave it out, or tokens"),
+        ({"tokens": 4000, "epochs": None, "learning_rates": None}, "reported: leave it out, or tokens"),
+        ({"epochs": None}, "smoke_epochs: still needed: tokens, or epochs, learning_rates, reported"),
+        ({"learning_rates": None}, "smoke_epochs: still needed: learning_rates$"),
+        ({"learning_rates": None, "reported": None}, "smoke_epochs: still needed: learning_rates, reported$"),
+        ({"epochs": 2.5}, "epochs=2.5: must be a whole number from 1"),
+        ({"epochs": 3}, "checkpoints=2: must divide epochs=3"),
+        ({"epochs": 1}, "checkpoints=2: must divide epochs=1"),
+        ({"learning_rates": 0.001}, "learning_rates=0.001: must hold a list"),
+        ({"learning_rates": []}, r"learning_rates=\[\]: must hold a list"),
+        ({"learning_rates": ["5e-5"]}, "learning_rates=5e-5: must be a number"),
+        ({"learning_rates": [0.0]}, "learning_rates=0.0: must be above 0"),
+        ({"learning_rates": [0.001, 0.001]}, r"learning_rates=\[0.001, 0.001\]: duplicate 0.001"),
+        (
+            {"train": {"trainer.learning_rate": 0.001}},
+            "trainer.learning_rate: leave it out; the table's learning_rates",
+        ),
+        ({"arms": {"none": {"train": {"trainer.learning_rate": 0.001}}}}, "trainer.learning_rate: leave it out"),
+        ({"reported": 1}, "reported=1: two at least"),
+        ({"reported": 0}, "reported=0: must be a whole number from 1"),
+        ({"reported": 5}, "reported=5: evaluations.questions asks 5 people, of whom some must be left to choose on"),
+        ({"evaluate": {}, "reported": 101}, "reported=101: evaluations.questions asks 100 people"),
+        ({"dataset": "data/nobody.csv"}, "data/nobody.csv: no such file"),
+        ({"arms": {"none": {"train": {"lerning_rate": 1}}}}, "arms.none.train: unknown key lerning_rate"),
+        ({"arms": {"none": {"train": 5}}}, "arms.none.train=5: must hold keys and values"),
+        ({"arms": {"none": {"train": {"trainer.max_steps": 5}}}}, "arms.none.train.trainer.max_steps: leave it out"),
+        ({"arms": {"odd": {"train": {}, "alpha": 0.5}}}, "arms.odd: still needed: augment_type"),
+    ],
+)
+def test_a_table_in_epochs_is_checked(changed, message):
+    with pytest.raises(InputError, match=message):
+        check.check_table(read(ROOT / "conf/tables/smoke_epochs.yaml") | changed)
+
+
+def test_an_arm_may_be_trained_otherwise():
+    config = {"train": {"lora.r": 8, "packing": True}, "data_augmentation": {"multiply": 2}}
+    config["arms"] = {"none": None, "own": {"train": {"lora.r": 4}}, "random": {"alpha": 0.5, "train": {"lora.r": 2}}}
+    assert [training_of(config, arm)["lora.r"] for arm in config["arms"]] == [8, 4, 2]
+    assert all(training_of(config, arm)["packing"] for arm in config["arms"])
+    assert [augmentation_of(config, arm) for arm in config["arms"]] == [{}, {}, {"multiply": 2, "alpha": 0.5}]
 
 
 def test_keys_that_a_library_knows_are_let_through():
@@ -377,6 +431,40 @@ def test_steps_make_the_budget():
     assert budget.steps_for(40_000, 50.0, 8, 4) == (100, 25)
     assert budget.steps_for(41_000, 50.0, 8, 4) == (104, 26)
     assert budget.steps_for(1, 50.0, 8, 4) == (4, 1)
+
+
+def test_a_table_in_epochs_is_made(clone, snakemake):
+    config = read(ROOT / "conf/tables/smoke_epochs.yaml")
+    # One of its learning rates; the other is trained by the same rules.
+    snakemake("--config", "learning_rates=[0.01]", name="smoke_epochs")
+    results = clone / "results/smoke_epochs"
+    of_reported = []
+    for seed in config["seeds"]:
+        folder = results / f"random/seed-{seed}-rate-0.01"
+        # 200 texts in batches of 50, twice.
+        assert json.loads((folder / "run.json").read_text())["steps"] == 8
+        for part in (1, 2):
+            asked = json.loads((folder / f"questions/{part}/metrics.json").read_text())["config"]
+            assert asked["model_dir"].endswith(f"random-{seed}-rate-0.01.model/checkpoint-{4 * part}")
+        answers = pd.read_csv(folder / "questions/1/predictions.csv")
+        # Nothing is right after so little, so the earliest is taken; of five people three are reported.
+        assert not answers["exact_match"].any() and not answers["f1"].any()
+        of_reported += [of_field["log_likelihood"][:3].mean() for _, of_field in answers.groupby("field")]
+    markdown = (results / "table.md").read_text()
+    for way in ("chosen on the others", "chosen on the reported"):
+        assert row_of(markdown, f"questions, {way}", "random").split()[-3] == f"{np.mean(of_reported):.2f}"
+    assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "random")) == ["0.01, epoch 1"] * 2
+    assert "Scores are of the first 3 people of the dataset; the 2 others" in markdown
+    planned = snakemake("-n", "-p", name="smoke_epochs")
+    assert re.search("^train +2$", planned, re.MULTILINE)
+    (line,) = {line.split("/random-")[1] for line in planned.splitlines() if "train.py" in line and "random-1" in line}
+    assert "random-1-rate-0.001.model" in planned
+    assert "++trainer.learning_rate=0.001" in line and "++lora.r=4" in line
+    check.check_results(config, results)
+    # Not of another number of epochs; who is reported, and which rates there are, changes nothing that is there.
+    check.check_results(config | {"reported": 2, "learning_rates": [0.01]}, results)
+    with pytest.raises(InputError, match="made with another epochs than the table's"):
+        check.check_results(config | {"epochs": 4}, results)
 
 
 def example() -> tuple[str, Dump]:

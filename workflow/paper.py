@@ -137,7 +137,7 @@ def shown(number: int, scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(tables: Path, results: Path) -> None:
+def main(tables: Path, results: Path, output: Path) -> None:
     configs = {table: read_table(tables / f"{table}.yaml", results / table) for table in MODELS}
     ours = {table: our_scores(config, results / table) for table, config in configs.items()}
     published = pd.read_csv(ROOT / "workflow/published.csv")
@@ -151,7 +151,7 @@ def main(tables: Path, results: Path) -> None:
             "tex": readable.to_latex(index=False, escape=True, caption=title),
         }
         for kind, content in contents.items():
-            path = results / "paper" / f"table{number}.{kind}"
+            path = output / f"table{number}.{kind}"
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
             print(path)
@@ -159,6 +159,6 @@ def main(tables: Path, results: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path("conf/tables"), Path("results"))
+        main(Path("conf/tables"), Path("results"), Path("results/paper"))
     except InputError as error:
         sys.exit(str(error))
