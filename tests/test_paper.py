@@ -46,7 +46,7 @@ def write_answers(folder: Path, people: int, exact_match, f1) -> None:
     artifacts.write_csv(folder / "predictions.csv", rows)
 
 
-@pytest.mark.parametrize("draw", range(8))
+@pytest.mark.parametrize("draw", range(6))
 def test_the_best_checkpoint_is_chosen(tmp_path, draw):
     random = np.random.default_rng(draw)
     config = {"epochs": 6, "checkpoints": 3, "learning_rates": [0.2, 0.00005], "reported": 4, "seeds": [3, 1]}
@@ -59,6 +59,7 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
         scores = [100 * (random.random((5, 6)) < 0.03), 50 * (random.random((5, 6)) < 0.03)]
         made[arm, seed, rate, evaluation, part] = scores
         write_answers(tmp_path / f"{arm}/seed-{seed}-rate-{rate}/{evaluation}/{part}", 6, *scores)
+    chosen = choice.choose(config, tmp_path)
     for way, people in {"chosen on the others": [4, 5], "chosen on the reported": [0, 1, 2, 3]}.items():
         for arm in config["arms"]:
             best, highest = None, (-1, -1)
@@ -70,7 +71,7 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
                             sums[measure] += sum(int(of_field[person]) for of_field in of_measure for person in people)
                     if tuple(sums) > highest:
                         best, highest = (rate, part), tuple(sums)
-            assert choice.choose(config, tmp_path)[way][arm] == best
+            assert chosen[way][arm] == best
 
 
 def test_a_table_in_tokens_has_nothing_to_choose(tmp_path):

@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import json
-import math
 import re
 from pathlib import Path
 
@@ -135,6 +134,8 @@ def check_table(config: dict) -> None:
 
 def check_arms(config: dict) -> None:
     for arm, options in config["arms"].items():
+        if options is not None and not isinstance(options, dict):
+            raise InputError(f"arms.{arm}={options}: must hold keys and values, or be null")
         options = dict(options or {})
         own_training = options.pop("train", {})
         if not isinstance(own_training, dict):
@@ -178,8 +179,8 @@ def check_budget(config: dict) -> None:
         raise InputError(f"learning_rates={rates}: must hold a list")
     for rate in rates:
         check_number("learning_rates", rate)
-        if not 0 < rate < math.inf:
-            raise InputError(f"learning_rates={rate}: must be above 0")
+        if not 0 < rate < 1:
+            raise InputError(f"learning_rates={rate}: must be above 0 and below 1")
         if rates.count(rate) > 1:
             raise InputError(f"learning_rates={rates}: duplicate {rate}")
     for arm in config["arms"]:
