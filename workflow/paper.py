@@ -45,8 +45,8 @@ EXPLAINED = (
     "brackets its 95 % interval by bootstrap over both together; learning rate and epoch were chosen for each arm on "
     "people who are not reported (*chosen on the others*), and on the reported people themselves, as the paper seems "
     "to do (*chosen on the reported*: too high). Alpha and beta as the paper has them: random deletes with probability "
-    "alpha. The people and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in both "
-    "of our tables; the paper's numbers of it differ between the two. –: not run, or not in the paper."
+    "alpha. The people and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in "
+    "both of our tables; the paper's numbers of it differ between the two. –: not run, or not in the paper."
 )
 
 
