@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen gpu-requirements tables figures smoke test test-slow test-slurm bench lint format clean
+.PHONY: demo models models-qwen gpu-requirements tables figures paper smoke test test-slow test-slurm bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -24,6 +24,10 @@ tables: conf/tables/$(TABLE).yaml .venv/installed
 figures: .venv/installed
 	.venv/bin/snakemake --snakefile workflow/figures.smk --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
 	.venv/bin/python workflow/readme.py
+
+# The paper's Tables 1 and 2, its numbers beside those of the tables paper_* that have been run: seconds.
+paper: .venv/installed
+	.venv/bin/python workflow/paper.py
 
 # A table of tiny random models: minutes.
 smoke: .venv/installed

@@ -33,8 +33,9 @@ def make_synthetic():
     return module
 
 
-def test_the_short_file_is_the_head_of_the_long_one():
-    assert read_rows("biography_synthetic_40.csv") == read_rows("biography_synthetic.csv")[:40]
+@pytest.mark.parametrize("people", [40, 60])
+def test_a_short_file_is_the_head_of_the_long_one(people):
+    assert read_rows(f"biography_synthetic_{people}.csv") == read_rows("biography_synthetic.csv")[:people]
 
 
 def test_script_makes_the_committed_file_and_prints_what_it_says(make_synthetic, tmp_path, monkeypatch, capsys):

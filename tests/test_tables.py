@@ -25,9 +25,9 @@ from tests.conftest import ROOT
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, check, control_weights, pictures, scratch_models, summary, trim
+from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
 from workflow.keep import keep_probabilities
-from workflow.table import on_command_line
+from workflow.table import augmentation_of, on_command_line, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -186,25 +186,43 @@ def test_the_committed_results_are_of_the_tables_settings(path):
     """Though the statements had another name when they were asked; the questions that are asked now never had it."""
     config = read(path)
     results = ROOT / "results" / config["table"]
-    if config["table"] == "smoke" or not results.exists():
+    # None, or a protocol that was written before its runs.
+    if config["table"].startswith("smoke") or not any(results.rglob("metrics.json")):
         return
     check.check_results(config, results)
-    if "paper" not in config["evaluations"]:
-        return
-    evaluations = config["evaluations"] | {
-        "paper": {**config["evaluations"]["paper"], "prompts": "data/prompts_questions.csv"}
+    others = {"data/prompts_questions.csv": "data/prompts_statements.csv"}
+    evaluations = {
+        name: options | {"prompts": others.get(options["prompts"], "data/prompts_questions.csv")}
+        for name, options in config["evaluations"].items()
     }
     with pytest.raises(InputError, match="made with another prompts than the table's"):
         check.check_results(config | {"evaluations": evaluations}, results)
+
+
+def test_a_committed_table_is_made_of_its_results():
+    results = ROOT / "results/biographies_scratch"
+    # Two of its arms.
+    config = read(ROOT / "conf/tables/biographies_scratch.yaml") | {"arms": {"none": None, "random": None}}
+    config["against"] = ["random"]
+    made = summary.collect(config, results, choice.choose(config, results))
+    committed = pd.read_csv(results / "table.csv")
+    committed = committed[committed["arm"].isin(made["arm"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(made, committed[list(made)], rtol=1e-9)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_table_can_be_planned(clone, snakemake, path):
     config = read(path)
     planned = snakemake("-n", name=path.stem)
-    if config["table"] != "smoke":
-        runs = len(config["arms"]) * len(config["seeds"])
-        assert re.search(rf"^train +{runs}$", planned, re.MULTILINE)
+    if config["table"] not in ("smoke", "smoke_epochs"):
+        trained = len(config["arms"]) * len(config["seeds"]) * len(config.get("learning_rates", [None]))
+        assert re.search(rf"^train +{trained}$", planned, re.MULTILINE)
+        asked = trained * config["checkpoints"] * len(config["evaluations"])
+        assert re.search(rf"^evaluate +{asked}$", planned, re.MULTILINE)
+        if "difference_before_fields" in config["arms"]:
+            # Both models, by the table's keys and by the arm's.
+            assert re.search("^attention +4$", planned, re.MULTILINE)
+            assert re.search("^contrast +2$", planned, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -265,11 +283,67 @@ def test_a_table_is_checked(changed, message):
         check.check_table(read(ROOT / "conf/tables/smoke.yaml") | changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tokens": 4000}, "epochs: leave it out, or tokens; a table's budget is in tokens or in epochs"),
+        ({"tokens": 4000, "epochs": None}, "learning_rates: leave it out, or tokens"),
+        ({"tokens": 4000, "epochs": None, "learning_rates": None}, "reported: leave it out, or tokens"),
+        ({"epochs": None}, "smoke_epochs: still needed: tokens, or epochs, learning_rates, reported"),
+        ({"learning_rates": None}, "smoke_epochs: still needed: learning_rates$"),
+        ({"learning_rates": None, "reported": None}, "smoke_epochs: still needed: learning_rates, reported$"),
+        ({"epochs": 2.5}, "epochs=2.5: must be a whole number from 1"),
+        ({"epochs": 3}, "checkpoints=2: must divide epochs=3"),
+        ({"epochs": 1}, "checkpoints=2: must divide epochs=1"),
+        ({"learning_rates": 0.001}, "learning_rates=0.001: must hold a list"),
+        ({"learning_rates": []}, r"learning_rates=\[\]: must hold a list"),
+        ({"learning_rates": ["5e-5"]}, "learning_rates=5e-5: must be a number"),
+        ({"learning_rates": [0.0]}, "learning_rates=0.0: must be above 0 and below 1"),
+        ({"learning_rates": [0.001, 0.001]}, r"learning_rates=\[0.001, 0.001\]: duplicate 0.001"),
+        (
+            {"train": {"trainer.learning_rate": 0.001}},
+            "trainer.learning_rate: leave it out; the table's learning_rates",
+        ),
+        ({"arms": {"none": {"train": {"trainer.learning_rate": 0.001}}}}, "trainer.learning_rate: leave it out"),
+        ({"reported": 1}, "reported=1: two at least"),
+        ({"reported": 0}, "reported=0: must be a whole number from 1"),
+        ({"reported": 5}, "reported=5: evaluations.questions asks 5 people, of whom some must be left to choose on"),
+        ({"evaluate": {}, "reported": 101}, "reported=101: evaluations.questions asks 100 people"),
+        ({"dataset": "data/nobody.csv"}, "data/nobody.csv: no such file"),
+        ({"arms": {"none": {"train": {"lerning_rate": 1}}}}, "arms.none.train: unknown key lerning_rate"),
+        ({"arms": {"none": "plain"}}, "arms.none=plain: must hold keys and values, or be null"),
+        ({"arms": {"none": {"train": 5}}}, "arms.none.train=5: must hold keys and values"),
+        ({"arms": {"none": {"train": {"trainer.max_steps": 5}}}}, "arms.none.train.trainer.max_steps: leave it out"),
+        ({"arms": {"odd": {"train": {}, "alpha": 0.5}}}, "arms.odd: still needed: augment_type"),
+    ],
+)
+def test_a_table_in_epochs_is_checked(changed, message):
+    with pytest.raises(InputError, match=message):
+        check.check_table(read(ROOT / "conf/tables/smoke_epochs.yaml") | changed)
+
+
+def test_an_arm_may_be_trained_otherwise():
+    config = {"train": {"lora.r": 8, "packing": True}, "data_augmentation": {"multiply": 2}}
+    config["arms"] = {"none": None, "own": {"train": {"lora.r": 4}}, "random": {"alpha": 0.5, "train": {"lora.r": 2}}}
+    assert [training_of(config, arm)["lora.r"] for arm in config["arms"]] == [8, 4, 2]
+    assert all(training_of(config, arm)["packing"] for arm in config["arms"])
+    assert [augmentation_of(config, arm) for arm in config["arms"]] == [{}, {}, {"multiply": 2, "alpha": 0.5}]
+
+
 def test_keys_that_a_library_knows_are_let_through():
     config = read(ROOT / "conf/tables/smoke.yaml")
     config["train"] |= {"trainer.adam_beta2": 0.95, "trainer.fsdp_config.min_num_params": 1, "lora.r": 4}
     config["save_attention"] = {"quant.load_in_8bit": True}
     check.check_table(config)
+
+
+def test_a_difference_before_the_fields_has_dumps_of_its_own(clone, snakemake):
+    folder = "tables_out/before_fields"
+    snakemake(f"{folder}/difference_before_fields.pkl", "--config", "table=before_fields")
+    made = attention_dump.read_dump(clone / folder / "difference_before_fields")
+    assert made.settings["queries"] == "before_fields"
+    names = {path.stem for path in (clone / folder).glob("*.pkl")}
+    assert names == {f"{of}_before_fields" for of in ("attention_large", "attention_small", "difference")}
 
 
 def test_people_are_paired_by_name(clone, results, tmp_path):
@@ -278,25 +352,27 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
     path = tmp_path / "smoke/facts/seed-2/paper/1/predictions.csv"
     path.write_text(path.read_text().replace("Patricia", "Patrizia"))
     with pytest.raises(InputError, match="facts/seed-2/paper/1: asked about other people"):
-        summary.collect(config, tmp_path / "smoke")
+        summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
 
 
 def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    runs = summary.read_runs(config, results)
+    chosen = choice.choose(config, results)
+    runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"] = []
     assert summary.of_runs(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
         arm: arm == "random" for arm in ARMS
     }
-    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    runs = summary.read_runs(config, results)
+    chosen = choice.choose(config, results)
+    runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"].append([100, 1.0])
-    pictures.curves(config, results, runs, tmp_path / "curves.png")
+    pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
@@ -378,6 +454,40 @@ def test_steps_make_the_budget():
     assert budget.steps_for(40_000, 50.0, 8, 4) == (100, 25)
     assert budget.steps_for(41_000, 50.0, 8, 4) == (104, 26)
     assert budget.steps_for(1, 50.0, 8, 4) == (4, 1)
+
+
+def test_a_table_in_epochs_is_made(clone, snakemake):
+    config = read(ROOT / "conf/tables/smoke_epochs.yaml")
+    # One of its learning rates; the other is trained by the same rules.
+    (clone / "conf/tables/one_rate.yaml").write_text(yaml.safe_dump(config | {"learning_rates": [0.01]}))
+    snakemake(name="one_rate")
+    results = clone / "results/smoke_epochs"
+    of_reported = []
+    for seed in config["seeds"]:
+        folder = results / f"random/seed-{seed}-rate-0.01"
+        # 200 texts in batches of 50, twice.
+        assert json.loads((folder / "run.json").read_text())["steps"] == 8
+        for part in (1, 2):
+            asked = json.loads((folder / f"questions/{part}/metrics.json").read_text())["config"]
+            assert asked["model_dir"].endswith(f"random-{seed}-rate-0.01.model/checkpoint-{4 * part}")
+        answers = pd.read_csv(folder / "questions/1/predictions.csv")
+        # Nothing is right after so little, so the earliest is taken; of five people three are reported.
+        assert not answers["exact_match"].any() and not answers["f1"].any()
+        of_reported += [of_field["log_likelihood"][:3].mean() for _, of_field in answers.groupby("field")]
+    markdown = (results / "table.md").read_text()
+    for way in ("chosen on the others", "chosen on the reported"):
+        assert row_of(markdown, f"questions, {way}", "random").split()[-4] == f"{np.mean(of_reported):.2f}"
+    assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "random")) == ["0.01, epoch 1"] * 2
+    assert "Scores are of the first 3 people of the dataset; the 2 others" in markdown
+    planned = snakemake("-n", "-p", name="smoke_epochs")
+    assert re.search("^train +2$", planned, re.MULTILINE)
+    (command,) = [line for line in planned.splitlines() if " train.py " in line and "random-1-rate-0.001.model" in line]
+    assert {"++trainer.learning_rate=0.001", "++lora.r=4"} <= set(command.split())
+    check.check_results(config, results)
+    # Not of another number of epochs; who is reported, and which rates there are, changes nothing that is there.
+    check.check_results(config | {"reported": 2, "learning_rates": [0.01]}, results)
+    with pytest.raises(InputError, match="made with another epochs than the table's"):
+        check.check_results(config | {"epochs": 4}, results)
 
 
 def example() -> tuple[str, Dump]:

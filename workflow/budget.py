@@ -1,10 +1,11 @@
-"""How many steps of training make a number of tokens of these texts.
+"""How many steps of training make a number of tokens, or of epochs, of these texts.
 
-    python workflow/budget.py MODEL TEXTS.csv OUTPUT TOKENS CHECKPOINTS BATCH ACCUMULATED PROCESSES
+    python workflow/budget.py MODEL TEXTS.csv OUTPUT BUDGET CHECKPOINTS BATCH ACCUMULATED PROCESSES
 
-Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts a step>". Token-dropout changes how many
-tokens a text has. So that all arms of a table are trained on the same number of tokens, an arm with shorter texts takes
-more steps, and so does one with few texts: what is left over at the end of an epoch is a step of fewer texts.
+BUDGET is a number of tokens, or epochs=20. Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts
+a step>". Token-dropout changes how many tokens a text has. So that all arms of a table are trained on the same number
+of tokens, an arm with shorter texts takes more steps, and so does one with few texts: what is left over at the end of
+an epoch is a step of fewer texts. In epochs the arm with more texts takes more steps.
 """
 
 import math
@@ -17,14 +18,16 @@ from utils import biography, tokens
 from utils.artifacts import whole_file
 
 
-def texts_in_step(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> float:
-    """On average over an epoch of `texts` texts; a step has `accumulated` batches of each process.
+def steps_an_epoch(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> int:
+    """A step has `accumulated` batches of each process, an epoch's last step what is left."""
+    return math.ceil(math.ceil(texts / (batch * processes)) / accumulated)
 
-    An epoch's last step has what is left. Several processes fill their last batches up with texts that they have had.
-    """
-    rounds = math.ceil(texts / (batch * processes))
-    seen = texts if processes == 1 else rounds * batch * processes
-    return seen / math.ceil(rounds / accumulated)
+
+def texts_in_step(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> float:
+    """On average over an epoch of `texts` texts. Several processes fill their last batches up with texts that they have
+    had."""
+    seen = texts if processes == 1 else math.ceil(texts / (batch * processes)) * batch * processes
+    return seen / steps_an_epoch(texts, batch, accumulated, processes)
 
 
 def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: float, checkpoints: int) -> tuple[int, int]:
@@ -33,12 +36,21 @@ def steps_for(tokens_to_see: int, tokens_a_text: float, texts_a_step: float, che
     return each * checkpoints, each
 
 
-def main(model: str, texts: str, output: str, tokens_to_see: str, checkpoints: str, *of_step: str) -> None:
+def steps_for_epochs(epochs: int, an_epoch: int, checkpoints: int) -> tuple[int, int]:
+    """(steps, steps between checkpoints); each checkpoint ends an epoch, since `checkpoints` divides the epochs."""
+    return epochs * an_epoch, epochs // checkpoints * an_epoch
+
+
+def main(model: str, texts: str, output: str, budget: str, checkpoints: str, *of_step: str) -> None:
     plain = [biography.strip_tags(tagged) for tagged in biography.read_texts(texts)]
     encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
     tokens_a_text = sum(len(of_text.input_ids) for of_text in encoded) / len(encoded)
     texts_a_step = texts_in_step(len(encoded), *map(int, of_step))
-    steps, each = steps_for(int(tokens_to_see), tokens_a_text, texts_a_step, int(checkpoints))
+    if budget.startswith("epochs="):
+        an_epoch = steps_an_epoch(len(encoded), *map(int, of_step))
+        steps, each = steps_for_epochs(int(budget.removeprefix("epochs=")), an_epoch, int(checkpoints))
+    else:
+        steps, each = steps_for(int(budget), tokens_a_text, texts_a_step, int(checkpoints))
     with whole_file(Path(output)) as aside:
         aside.write_text(f"{steps} {each} {tokens_a_text:.2f} {texts_a_step:.2f}\n")
 

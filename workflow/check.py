@@ -1,6 +1,7 @@
 """A table's YAML and the results that are there, checked before anything runs."""
 
 import importlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,9 +10,22 @@ from omegaconf import OmegaConf
 
 from data_augmentation import check_guidance
 from train import check_arguments
+from utils import biography
 from utils.config import CONFIG_FOLDER, Rule, integer, seed, unknown_key
 from utils.errors import InputError
-from workflow.table import DUMPS, MEASURES, NAME, RESOURCES, asked_by, augmentation_of, runs, settings_of, shown_by
+from workflow.table import (
+    DUMPS,
+    MEASURES,
+    NAME,
+    RESOURCES,
+    asked_by,
+    augmentation_of,
+    is_plain,
+    runs,
+    settings_of,
+    shown_by,
+    training_of,
+)
 
 NEEDED = (
     "table",
@@ -22,12 +36,14 @@ NEEDED = (
     "dataset",
     "arms",
     "seeds",
-    "tokens",
     "checkpoints",
     "evaluations",
     "measures",
     "against",
 )
+
+# The two kinds of budget: a table has all keys of one of them.
+BUDGETS = (("tokens",), ("epochs", "learning_rates", "reported"))
 
 # Overrides of the scripts' keys, and the rules' resources.
 OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources")
@@ -70,9 +86,10 @@ def check_table(config: dict) -> None:
     """Raise InputError, in one line, where the table lacks something or says what nothing reads."""
     if "table" not in config:
         raise InputError("which table? snakemake --configfile conf/tables/NAME.yaml ...")
+    known = (*NEEDED, *itertools.chain(*BUDGETS), *OPTIONAL)
     for key in config:
-        if key not in NEEDED + OPTIONAL:
-            raise unknown_key(key, NEEDED + OPTIONAL)
+        if key not in known:
+            raise unknown_key(key, known)
     missing = [key for key in NEEDED if config.get(key) is None]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
@@ -84,8 +101,7 @@ def check_table(config: dict) -> None:
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
-    for key in ("tokens", "checkpoints"):
-        check_value(key, config[key], integer(1))
+    check_value("checkpoints", config["checkpoints"], integer(1))
     if config["target"] not in ("small", "large"):
         raise InputError(f"target={config['target']}: must be one of: small, large")
     if len(config["seeds"]) < 2:
@@ -116,16 +132,24 @@ def check_table(config: dict) -> None:
         check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
         if asked_by(config, evaluation).get("people") == 1:
             raise InputError(f"evaluations.{evaluation}: people=1: two at least, or there is nothing to test between")
+    check_budget(config)
 
 
 def check_arms(config: dict) -> None:
     for arm, options in config["arms"].items():
-        check_keys(f"arms.{arm}", "data_augmentation", options or {})
+        if options is not None and not isinstance(options, dict):
+            raise InputError(f"arms.{arm}={options}: must hold keys and values, or be null")
+        options = dict(options or {})
+        own_training = options.pop("train", {})
+        if not isinstance(own_training, dict):
+            raise InputError(f"arms.{arm}.train={own_training}: must hold keys and values")
+        check_keys(f"arms.{arm}.train", "train", own_training)
+        check_keys(f"arms.{arm}", "data_augmentation", options)
         merged = augmentation_of(config, arm)
         guide = merged.get("attn_weights")
         if guide is not None and guide not in DUMPS:
             raise InputError(f"arms.{arm}.attn_weights={guide}: must be one of: {', '.join(DUMPS)}")
-        if options is not None:
+        if not is_plain(config, arm):
             missing = [key for key in ("augment_type", "alpha", "multiply") if merged.get(key) is None]
             if missing:
                 raise InputError(f"arms.{arm}: still needed: {', '.join(missing)}")
@@ -133,6 +157,47 @@ def check_arms(config: dict) -> None:
                 check_guidance(merged)
             except InputError as error:
                 raise InputError(f"arms.{arm}: {error}") from None
+
+
+def check_budget(config: dict) -> None:
+    """Tokens, or epochs with the learning rates to choose among and the people to report."""
+    tokens, epochs = ([key for key in kind if config.get(key) is not None] for kind in BUDGETS)
+    if not tokens and "epochs" not in epochs:
+        raise InputError(f"{config['table']}: still needed: tokens, or {', '.join(BUDGETS[1])}")
+    if tokens and epochs:
+        raise InputError(f"{epochs[0]}: leave it out, or tokens; a table's budget is in tokens or in epochs")
+    if tokens:
+        check_value("tokens", config["tokens"], integer(1))
+        return
+    missing = [key for key in BUDGETS[1] if key not in epochs]
+    if missing:
+        raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
+    check_value("epochs", config["epochs"], integer(1))
+    if config["epochs"] % config["checkpoints"]:
+        raise InputError(
+            f"checkpoints={config['checkpoints']}: must divide epochs={config['epochs']}, so that each ends an epoch"
+        )
+    rates = config["learning_rates"]
+    if not isinstance(rates, list) or not rates:
+        raise InputError(f"learning_rates={rates}: must hold a list")
+    for rate in rates:
+        check_number("learning_rates", rate)
+        if not 0 < rate < 1:
+            raise InputError(f"learning_rates={rate}: must be above 0 and below 1")
+        if rates.count(rate) > 1:
+            raise InputError(f"learning_rates={rates}: duplicate {rate}")
+    for arm in config["arms"]:
+        if "trainer.learning_rate" in training_of(config, arm):
+            raise InputError("trainer.learning_rate: leave it out; the table's learning_rates decide it")
+    check_value("reported", config["reported"], integer(1))
+    if config["reported"] == 1:
+        raise InputError("reported=1: two at least, or there is nothing to test between")
+    for evaluation in config["evaluations"]:
+        asked = asked_by(config, evaluation)
+        people = sum(1 for _ in itertools.islice(biography.read_texts(asked["dataset"]), asked.get("people")))
+        if config["reported"] >= people:
+            which = f"evaluations.{evaluation} asks {people} people"
+            raise InputError(f"reported={config['reported']}: {which}, of whom some must be left to choose on")
 
 
 def check_value(key: str, value: object, rule: Rule) -> None:
@@ -158,8 +223,8 @@ def check_keys(section: str, script: str, keys: dict) -> None:
         if not argument:
             check_value(f"{section}.{key}", value, rules[name])
         elif name in ARGUMENTS and argument[0] in listed[name]:
-            if is_number(listed[name][argument[0]]) and not is_number(value):
-                raise InputError(f"{section}.{key}={value}: must be a number (to YAML 1e-3 is text: 0.001, or 1.0e-3)")
+            if is_number(listed[name][argument[0]]):
+                check_number(f"{section}.{key}", value)
         elif name in ARGUMENTS:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
@@ -169,6 +234,11 @@ def check_keys(section: str, script: str, keys: dict) -> None:
 
 def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_number(key: str, value: object) -> None:
+    if not is_number(value):
+        raise InputError(f"{key}={value}: must be a number (to YAML 1e-3 is text: 0.001, or 1.0e-3)")
 
 
 def check_results(config: dict, results: Path) -> None:

@@ -1,5 +1,6 @@
 """A table's pictures: scores by arm, learning curves, one text under each arm's keep-probabilities."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pandas as pd
 from matplotlib import pyplot
 
 from utils.artifacts import whole_file
-from workflow.table import MEASURES, asked_of, measured
+from workflow.choice import Chosen
+from workflow.table import MEASURES, asked_of, measured, run_of
 
 # More arms than colours: the eleventh's line is dashed.
 pyplot.rcParams["axes.prop_cycle"] = matplotlib.cycler(linestyle=["-", "--"]) * pyplot.rcParams["axes.prop_cycle"]
@@ -24,8 +26,11 @@ def save(figure, path: Path) -> None:
 
 
 def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
-    """Each arm's mean with its interval: a panel for each evaluation and each of the table's measures."""
-    pairs = measured(config)
+    """Each arm's mean with its interval: a panel for each evaluation (and way of choosing) and each of the table's
+    measures."""
+    found = set(zip(table["evaluation"], table["measure"], strict=True))
+    pairs = itertools.product(table["evaluation"].unique(), config["measures"])
+    pairs = [pair for pair in pairs if pair in found]
     figure, panels = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 4), squeeze=False, sharey=True)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=True):
         of_panel = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
@@ -38,15 +43,20 @@ def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
     save(figure, path)
 
 
-def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path) -> None:
-    """By share of the budget, means over the seeds: the table's measures, and the training loss."""
+def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Chosen, path: Path) -> None:
+    """By share of the budget, means over the seeds: the table's measures (of all who were asked about), and the
+    training loss; at the learning rates that the first way of choosing has, as `runs` are."""
+    rates = {arm: rate for arm, (rate, _) in next(iter(chosen.values())).items()}
     pairs = measured(config)
     figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
         for arm in runs:
             of_seeds = [
-                [average(results / asked_of(arm, seed, evaluation, part), measure) for part in parts]
+                [
+                    average(results / asked_of(run_of(arm, seed, rates[arm]), evaluation, part), measure)
+                    for part in parts
+                ]
                 for seed in config["seeds"]
             ]
             means = np.mean(of_seeds, axis=0)
@@ -60,7 +70,7 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], path: Path)
     panels[0][-1].set_title("training loss")
     panels[0][-1].legend(fontsize="small")
     for panel in panels[0]:
-        panel.set_xlabel("share of the budget of tokens")
+        panel.set_xlabel(f"share of the budget of {'epochs' if config.get('epochs') else 'tokens'}")
         panel.set_xlim(0, 1.03)
     save(figure, path)
 

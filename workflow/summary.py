@@ -1,5 +1,6 @@
 """A table and its pictures, from what its runs left in results/<table>/: table.md, .csv, .tex, three PNG files."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.table import MEASURES, asked_of, measured
+from workflow.choice import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
+from workflow.table import MEASURES, measured, run_of
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
@@ -18,55 +20,41 @@ LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
 Cells = dict[str, dict[str, str]]
 
 
-def read_answers(folder: Path) -> pd.DataFrame:
-    """A predictions.csv: a row for each question, a column for each measure."""
-    # A name or an answer is text, whether it is 007 or None.
-    texts = dict.fromkeys(("field", "name", "answer", "prediction", "chosen"), str)
-    answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False, dtype=texts)
-    answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
-    if not answers["chosen"].astype(bool).any():
-        answers["choice_accuracy"] = np.nan
-    return answers
+def read_runs(config: dict, results: Path, chosen: Chosen) -> dict[str, list[dict]]:
+    """Each arm's run.json, seed by seed, at the learning rate that the first way of choosing has."""
+
+    def read(arm: str, seed: int, rate: float | None) -> dict:
+        return json.loads((results / run_of(arm, seed, rate) / "run.json").read_text(encoding="utf-8"))
+
+    of_first = next(iter(chosen.values()))
+    return {arm: [read(arm, seed, rate) for seed in config["seeds"]] for arm, (rate, _) in of_first.items()}
 
 
-def read_scores(folder: Path) -> pd.DataFrame:
-    """A row for each person, by name, and a column for each measure: means over the fields."""
-    return read_answers(folder).groupby("name", sort=True)[list(MEASURES)].mean()
-
-
-def read_runs(config: dict, results: Path) -> dict[str, list[dict]]:
-    """Each arm's run.json, seed by seed."""
-
-    def read(arm: str, seed: int) -> dict:
-        return json.loads((results / arm / f"seed-{seed}" / "run.json").read_text(encoding="utf-8"))
-
-    return {arm: [read(arm, seed) for seed in config["seeds"]] for arm in config["arms"]}
-
-
-def collect(config: dict, results: Path) -> pd.DataFrame:
+def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
     """A row for each arm, evaluation and measure: mean and interval, and the same of its difference to each of the
     table's `against`, with a p-value."""
     against = config["against"]
     rows = []
-    for evaluation in config["evaluations"]:
-        untrained = read_scores(results / "untrained" / evaluation)
+    for heading, evaluation, folders in asked(config, chosen):
+        untrained = read_scores(results / "untrained" / evaluation, reported(config))
         scores = {}
-        for arm in config["arms"]:
+        for arm, of_arm in folders.items():
             of_seeds = []
-            for seed in config["seeds"]:
-                folder = results / asked_of(arm, seed, evaluation, config["checkpoints"])
-                of_seeds.append(read_scores(folder))
+            for folder in of_arm:
+                of_seeds.append(read_scores(results / folder, reported(config)))
                 if not of_seeds[-1].index.equals(untrained.index):
-                    raise InputError(f"{folder}: asked about other people than untrained/; delete it to redo it")
+                    raise InputError(
+                        f"{results / folder}: asked about other people than untrained/; delete it to redo it"
+                    )
             scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
         for measure in MEASURES:
             if np.isnan(untrained[measure]).any():
                 continue  # evaluated without choices
             rows.append(
-                {"evaluation": evaluation, "measure": measure, "arm": "untrained", "mean": untrained[measure].mean()}
+                {"evaluation": heading, "measure": measure, "arm": "untrained", "mean": untrained[measure].mean()}
             )
             for arm, of_arm in scores.items():
-                row = {"evaluation": evaluation, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
+                row = {"evaluation": heading, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
                 row["low"], row["high"] = intervals.interval(of_arm[measure])
                 for number, other in enumerate(against):
                     # Two that are both tested against are compared once.
@@ -97,10 +85,10 @@ def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def shown(scores: pd.DataFrame, config: dict) -> dict[str, Cells]:
-    """For people to read, by heading: for each evaluation all means, and for each of the table's measures the
-    differences, their cells as text."""
+    """For people to read, by heading: for each evaluation (and way of choosing) all means, and for each of the table's
+    measures the differences, their cells as text."""
     tables = {}
-    for evaluation in config["evaluations"]:
+    for evaluation in scores["evaluation"].unique():
         of_evaluation = scores[scores["evaluation"] == evaluation]
         means: Cells = {}
         for row in of_evaluation.to_dict("records"):
@@ -108,9 +96,11 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, Cells]:
             spread = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
             means.setdefault(row["arm"], {})[name] = f"{row['mean']:.{digits}f}{spread}"
         tables[evaluation] = means
-        for measure in (measure for asked, measure in measured(config) if asked == evaluation):
+        for measure in config["measures"]:
             name, digits = MEASURES[measure]
             of_measure = of_evaluation[of_evaluation["measure"] == measure]
+            if of_measure.empty:
+                continue  # evaluated without choices
             differences = {
                 row["arm"]: {f"minus {other}": difference(row, other, digits) for other in config["against"]}
                 for row in of_measure.to_dict("records")
@@ -120,23 +110,24 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, Cells]:
     return tables
 
 
-def by_field(config: dict, results: Path) -> dict[str, Cells]:
+def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
     """For people to read, by heading: each arm's mean in each field, and its differences to each of the table's
     `against`, their cells as text."""
     tables = {}
-    for evaluation, measure in measured(config):
+    for (heading, evaluation, folders), measure in itertools.product(asked(config, chosen), config["measures"]):
+        if (evaluation, measure) not in measured(config):
+            continue
         name, digits = MEASURES[measure]
-        folders = {"untrained": [results / "untrained" / evaluation]}
-        for arm in config["arms"]:
-            of_arm = [asked_of(arm, seed, evaluation, config["checkpoints"]) for seed in config["seeds"]]
-            folders[arm] = [results / folder for folder in of_arm]
-        scores = {arm: of_fields(of_arm, measure) for arm, of_arm in folders.items()}
-        tables[f"{evaluation}, {name} by field"] = {
+        scores = {
+            arm: of_fields([results / folder for folder in of_arm], measure, reported(config))
+            for arm, of_arm in ({"untrained": [f"untrained/{evaluation}"]} | folders).items()
+        }
+        tables[f"{heading}, {name} by field"] = {
             arm: {field: f"{values.mean():.{digits}f}" for field, values in of_arm.items()}
             for arm, of_arm in scores.items()
         }
         for number, other in enumerate(config["against"]):
-            tables[f"{evaluation}, {name} by field, minus {other}"] = {
+            tables[f"{heading}, {name} by field, minus {other}"] = {
                 arm: {
                     field: difference(minus(other, values, scores[other][field]), other, digits)
                     for field, values in of_arm.items()
@@ -147,12 +138,36 @@ def by_field(config: dict, results: Path) -> dict[str, Cells]:
     return tables
 
 
-def of_fields(folders: list[Path], measure: str) -> dict[str, np.ndarray]:
+def of_fields(folders: list[Path], measure: str, people: slice = EVERYBODY) -> dict[str, np.ndarray]:
     """Each field's scores [seeds, people]: a folder for each seed, the people who have the field by name."""
     of_seeds = [
-        read_answers(folder).pivot_table(measure, "name", "field", sort=False).sort_index() for folder in folders
+        read_answers(folder, people).pivot_table(measure, "name", "field", sort=False).sort_index()
+        for folder in folders
     ]
     return {field: np.stack([of_seed[field].dropna() for of_seed in of_seeds]) for field in of_seeds[0]}
+
+
+def how_chosen(config: dict, people: int) -> str:
+    """For people to read: of a table in epochs, who is reported and what was chosen on whom."""
+    rates, others = ", ".join(map(str, config["learning_rates"])), people - config["reported"]
+    return (
+        f"Scores are of the first {config['reported']} people of the dataset; the {others} others who are asked about "
+        f"are trained on as well. Each arm was trained for {config['epochs']} epochs at each learning rate ({rates}) "
+        f"and asked {config['checkpoints']} times, at equal distances. What stands here is its checkpoint with the "
+        "highest exact match, mean over evaluations, seeds, people and fields (among equals: the highest F1, then the "
+        "fewest epochs, then the learning rate listed first), chosen in two ways: by the answers about the others, and "
+        "by those about the reported people themselves, as the paper seems to do. Scores that were chosen on the "
+        "reported are too high."
+    )
+
+
+def what_was_chosen(config: dict, chosen: Chosen) -> Cells:
+    """For people to read: each arm's learning rate and epochs, by way of choosing."""
+    an_epoch = config["epochs"] // config["checkpoints"]
+    return {
+        arm: {way: f"{of_way[arm][0]}, epoch {of_way[arm][1] * an_epoch}" for way, of_way in chosen.items()}
+        for arm in config["arms"]
+    }
 
 
 def frame(cells: Cells) -> pd.DataFrame:
@@ -176,8 +191,9 @@ def difference(row: dict, other: str, digits: int) -> str:
 
 def summarize(config: dict, results: Path) -> None:
     """Write everything."""
-    runs = read_runs(config, results)
-    scores = collect(config, results)
+    chosen = choose(config, results)
+    runs = read_runs(config, results, chosen)
+    scores = collect(config, results, chosen)
     trained = of_runs(config, runs)
     people = len(read_scores(results / "untrained" / next(iter(config["evaluations"]))))
     parts, latex = [f"# {config['table']}\n"], []
@@ -187,13 +203,19 @@ def summarize(config: dict, results: Path) -> None:
         "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
         "for their number.\n"
     )
-    tables = shown(scores, config) | by_field(config, results)
+    if config.get("epochs"):
+        parts.append(f"{how_chosen(config, people)}\n")
+    tables = shown(scores, config) | by_field(config, results, chosen)
+    if config.get("epochs"):
+        tables["What was chosen"] = what_was_chosen(config, chosen)
     # No cells: nothing is compared in it.
     framed = {heading: frame(cells) for heading, cells in tables.items() if cells}
     for heading, table in framed.items():
         parts.append(f"## {heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
         latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
+    if config.get("epochs"):
+        parts.append(f"Of the runs of {config['epochs']} epochs at the learning rate that was chosen on the others.\n")
     latex.append(trained.to_latex(index=False, escape=True, float_format="%.1f", caption="What was trained on"))
     for name, content in (("table.md", "\n".join(parts)), ("table.tex", "\n".join(latex))):
         with whole_file(results / name) as aside:
@@ -201,7 +223,7 @@ def summarize(config: dict, results: Path) -> None:
     with whole_file(results / "table.csv") as aside:
         scores.to_csv(aside, index=False)
     pictures.scores(scores, config, results / "scores.png")
-    pictures.curves(config, results, runs, results / "curves.png")
+    pictures.curves(config, results, runs, chosen, results / "curves.png")
     pictures.keep_probabilities(
         json.loads((results / "keep_probabilities.json").read_text(encoding="utf-8")),
         results / "keep_probabilities.png",

@@ -26,6 +26,7 @@ DUMPS = {
     "attention_small": False,
     "difference": False,
     "difference_reversed": False,
+    "difference_before_fields": False,
     "log_ratio": False,
     "shuffled": True,
     "facts": True,
@@ -63,8 +64,10 @@ def dumps_of(config: dict) -> list[str]:
 
 
 def settings_of(config: dict, arm: str) -> dict:
-    """All that an arm's training depends on, but for the seed and the files' content."""
-    apart = ("arms", "seeds", "resources", "evaluate", "evaluations", "measures", "against")
+    """All that an arm's training depends on, but for the seed, the learning rate where the table searches over several,
+    and the files' content."""
+    apart = ("arms", "seeds", "learning_rates", "reported", "resources")
+    apart += ("evaluate", "evaluations", "measures", "against")
     settings = {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
     processes = needs(config, "train")["processes"]
     # Each has a batch of its own.
@@ -82,10 +85,22 @@ def needs(config: dict, rule: str) -> dict:
     return RESOURCES | (config.get("resources") or {}).get(rule, {})
 
 
+def is_plain(config: dict, arm: str) -> bool:
+    """Whether an arm's texts stay untouched."""
+    return config["arms"][arm] is None or list(config["arms"][arm]) == ["train"]
+
+
 def augmentation_of(config: dict, arm: str) -> dict:
     """The keys of data_augmentation.py for an arm; none where its texts stay untouched."""
-    of_arm = config["arms"][arm]
-    return {} if of_arm is None else (config.get("data_augmentation") or {}) | of_arm
+    if is_plain(config, arm):
+        return {}
+    of_arm = {key: value for key, value in config["arms"][arm].items() if key != "train"}
+    return (config.get("data_augmentation") or {}) | of_arm
+
+
+def training_of(config: dict, arm: str) -> dict:
+    """The keys of train.py for an arm: the table's, and its own."""
+    return (config.get("train") or {}) | ((config["arms"][arm] or {}).get("train") or {})
 
 
 def asked_by(config: dict, evaluation: str) -> dict:
@@ -103,9 +118,19 @@ def measured(config: dict) -> list[tuple[str, str]]:
     return [(evaluation, measure) for evaluation, measure in pairs if has(evaluation, measure)]
 
 
-def asked_of(arm: str, seed: int, evaluation: str, part: int) -> str:
+def rates_of(config: dict) -> list[float | None]:
+    """The learning rates that each arm and seed is trained with; None is the one of the table's `train`."""
+    return config.get("learning_rates") or [None]
+
+
+def run_of(arm: str, seed: int, rate: float | None) -> str:
+    """The folder of a run, in results/<table>/."""
+    return f"{arm}/seed-{seed}" + ("" if rate is None else f"-rate-{rate}")
+
+
+def asked_of(run: str, evaluation: str, part: int) -> str:
     """The folder, in results/<table>/, of what the checkpoint after this part of a run's budget was asked."""
-    return f"{arm}/seed-{seed}/{evaluation}/{part}"
+    return f"{run}/{evaluation}/{part}"
 
 
 def runs(config: dict) -> list[str]:
@@ -113,9 +138,8 @@ def runs(config: dict) -> list[str]:
     parts = range(1, config["checkpoints"] + 1)
     evaluations = config["evaluations"]
     files = ["keep_probabilities.json", *(f"untrained/{evaluation}/metrics.json" for evaluation in evaluations)]
-    for arm in config["arms"]:
-        for seed in config["seeds"]:
-            files.append(f"{arm}/seed-{seed}/run.json")
-            asked = [asked_of(arm, seed, evaluation, part) for evaluation in evaluations for part in parts]
-            files += [f"{folder}/metrics.json" for folder in asked]
+    for arm, seed, rate in itertools.product(config["arms"], config["seeds"], rates_of(config)):
+        run = run_of(arm, seed, rate)
+        files.append(f"{run}/run.json")
+        files += [f"{asked_of(run, evaluation, part)}/metrics.json" for evaluation in evaluations for part in parts]
     return files

@@ -3,7 +3,7 @@
     python workflow/trim.py FOLDER last|before
 
 Of the last checkpoint predictions.csv stays without its prompts, which the questions' seed gives again; of a checkpoint
-before it the metrics alone.
+before it the metrics alone. Where a table chooses among its checkpoints, each counts as the last.
 """
 
 import csv

@@ -1,0 +1,151 @@
+"""Tables in epochs, and the paper's: what is chosen, by whom, and what `make paper` writes."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
+
+from tests.conftest import ROOT
+from utils import artifacts
+from workflow import budget, check, choice, intervals, paper
+from workflow.table import runs, settings_of, shown_by
+
+FIELDS = ["date", "city", "university", "major", "company"]
+
+PAPERS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in ROOT.glob("conf/tables/paper_*.yaml")}
+
+
+@pytest.mark.parametrize("texts", [60, 97, 1100])
+@pytest.mark.parametrize(("batch", "accumulated", "processes"), [(8, 1, 1), (8, 3, 1), (4, 2, 2)])
+def test_each_checkpoint_ends_an_epoch(texts, batch, accumulated, processes):
+    of_process = BatchSamplerShard(BatchSampler(range(texts), batch, drop_last=False), processes, 0)
+    steps, ends = 0, []
+    for _ in range(6):
+        batches = list(of_process)
+        steps += sum(1 for _ in range(0, len(batches), accumulated))
+        ends.append(steps)
+    an_epoch = budget.steps_an_epoch(texts, batch, accumulated, processes)
+    assert budget.steps_for_epochs(6, an_epoch, 3) == (ends[-1], ends[1])
+    assert budget.steps_for_epochs(6, an_epoch, 6) == (ends[-1], ends[0])
+
+
+def write_answers(folder: Path, people: int, exact_match, f1) -> None:
+    """A predictions.csv of two fields; the scores are arrays [fields, people]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"field": field, "name": f"person {person}", "answer": "a", "prediction": "a", "chosen": ""}
+        | {"exact_match": exact_match[row][person], "f1": f1[row][person], "log_likelihood": -1.0}
+        for row, field in enumerate(FIELDS)
+        for person in range(people)
+    ]
+    artifacts.write_csv(folder / "predictions.csv", rows)
+
+
+@pytest.mark.parametrize("draw", range(6))
+def test_the_best_checkpoint_is_chosen(tmp_path, draw):
+    random = np.random.default_rng(draw)
+    config = {"epochs": 6, "checkpoints": 3, "learning_rates": [0.2, 0.00005], "reported": 4, "seeds": [3, 1]}
+    config |= {"arms": {"one": None, "two": None}, "evaluations": {"first": None, "second": None}}
+    made = {}
+    for arm, seed, rate, evaluation, part in itertools.product(
+        config["arms"], config["seeds"], config["learning_rates"], config["evaluations"], (1, 2, 3)
+    ):
+        # Few of either score, so that there are ties.
+        scores = [100 * (random.random((5, 6)) < 0.03), 50 * (random.random((5, 6)) < 0.03)]
+        made[arm, seed, rate, evaluation, part] = scores
+        write_answers(tmp_path / f"{arm}/seed-{seed}-rate-{rate}/{evaluation}/{part}", 6, *scores)
+    chosen = choice.choose(config, tmp_path)
+    for way, people in {"chosen on the others": [4, 5], "chosen on the reported": [0, 1, 2, 3]}.items():
+        for arm in config["arms"]:
+            best, highest = None, (-1, -1)
+            for part in (1, 2, 3):
+                for rate in config["learning_rates"]:
+                    sums = [0, 0]
+                    for seed, evaluation in itertools.product(config["seeds"], config["evaluations"]):
+                        for measure, of_measure in enumerate(made[arm, seed, rate, evaluation, part]):
+                            sums[measure] += sum(int(of_field[person]) for of_field in of_measure for person in people)
+                    if tuple(sums) > highest:
+                        best, highest = (rate, part), tuple(sums)
+            assert chosen[way][arm] == best
+
+
+def test_a_table_in_tokens_has_nothing_to_choose(tmp_path):
+    config = {"tokens": 100, "checkpoints": 3, "arms": {"one": None, "two": None}}
+    assert choice.choose(config, tmp_path) == {"": {"one": (None, 3), "two": (None, 3)}}
+
+
+def test_the_papers_tables_have_the_papers_settings():
+    published = pd.read_csv(ROOT / "workflow/published.csv")
+    assert list(paper.MODELS) == sorted(PAPERS, key=list(paper.MODELS).index)
+    assert published.groupby("table").size().to_dict() == {1: 4 * 5, 2: 4 * 4 * 2}
+    assert not published.duplicated(["table", "model", "arm", "field"]).any()
+    assert (published["exact_match"] <= published["f1"]).all() and published["f1"].between(0, 1).all()
+    for model, of_model in published[published["table"] == 2].groupby("model"):
+        (name,) = [name for name, of_paper in paper.MODELS.items() if of_paper == model]
+        for row in of_model.to_dict("records"):
+            expected = [None if pd.isna(row[key]) else row[key] for key in ("alpha", "beta")]
+            assert list(paper.alpha_and_beta(PAPERS[name], row["arm"])) == expected
+    for config in PAPERS.values():
+        assert config["data_augmentation"] == {"multiply": 10, "include_original": True, "blank": "delete"}
+        # The trained model's own attention.
+        own = "small" if config["trained"] == config["small"] else "large"
+        assert config["trained"] == config[own]
+        assert config["arms"]["attention"]["attn_weights"] == f"attention_{own}"
+
+
+def test_make_paper_writes_what_is_committed(tmp_path):
+    paper.main(ROOT / "conf/tables", ROOT / "results", tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (ROOT / "results/paper").iterdir()}
+    assert set(made) == {f"table{number}.{kind}" for number in (1, 2) for kind in ("md", "csv", "tex")}
+
+
+def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatch, capsys):
+    name, model = "paper_qwen_0.5b", "Qwen2.5-Coder 0.5B"
+    monkeypatch.setattr(paper, "MODELS", {name: model})
+    config = PAPERS[name] | {"arms": {arm: PAPERS[name]["arms"][arm] for arm in paper.TABLES[2][0]}, "against": []}
+    (tmp_path / "tables").mkdir()
+    (tmp_path / f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
+    results, random = tmp_path / name, np.random.default_rng(0)
+    asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}}
+    for file in runs(config):
+        path = results / file
+        arm = file.split("/")[0]
+        if path.name == "metrics.json":
+            # Later is better.
+            scores = 100.0 * (random.random((2, 5, 60)) < 0.2 * int(path.parent.name)) if arm != "untrained" else []
+            if arm != "untrained":
+                write_answers(path.parent, 60, scores[0], np.maximum(*scores))
+            artifacts.write_json(path, asked)
+        else:
+            settings = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, arm)
+            artifacts.write_json(path, {"settings": settings})
+    paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
+    table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
+    row = table.loc["difference", "company", "f1"]
+    of_seeds = []
+    for seed in config["seeds"]:
+        answers = pd.read_csv(results / f"difference/seed-{seed}-rate-0.0005/questions/3/predictions.csv")
+        of_company = answers[answers["field"] == "company"].set_index("name")["f1"] / 100
+        of_seeds.append([of_company[one] for one in sorted(f"person {person}" for person in range(40))])
+    for way in ("chosen on the others", "chosen on the reported"):
+        assert row[way] == pytest.approx(np.mean(of_seeds))
+        assert tuple(row[[f"{way}, low", f"{way}, high"]]) == pytest.approx(intervals.interval(np.array(of_seeds)))
+    low, high = intervals.interval(np.array(of_seeds))
+    assert f"/ {np.mean(of_seeds):.2f} [{low:.2f}, {high:.2f}]" in (tmp_path / "paper/table2.md").read_text()
+    assert pd.isna(row["published"])
+    assert (row["alpha"], row["beta"]) == (0.7, 0.05)
+    of_fields = pd.read_csv(tmp_path / "paper/table1.csv")
+    assert of_fields["field"].unique().tolist() == FIELDS
+    assert of_fields["chosen on the others"].notna().all()
+
+    (results / "none/seed-1-rate-0.0005/questions/1/metrics.json").unlink()
+    capsys.readouterr()
+    paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
+    assert f"{name}: 1 of {len(runs(config))} results are missing, so it counts as not run" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "paper/table2.csv")["chosen on the others"].isna().all()
