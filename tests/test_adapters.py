@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests import tiny
 from utils import adapters, answers
 from utils.errors import InputError
 from utils.models import load_model, merged
+from utils.received_attention import ReceivedAttention
 from utils.tokens import load_tokenizer
 
 PROMPT, ANSWERS = "The city where Ada was born is", ["Lyon", "a much longer answer than that", "Odense"]
@@ -170,3 +172,17 @@ def test_an_adapter_that_cannot_be_merged_is_an_input_error(tiny_model, tmp_path
     assert likelihoods(again) == pytest.approx(likelihoods(model), abs=1e-5)
     with pytest.raises(InputError, match="can't become part of its base model: .*lora_bias"):
         merged(again)
+
+
+@pytest.mark.parametrize("kind", ["LORA", "IA3", "LN_TUNING", "OFT"])
+def test_attention_is_read_with_the_adapter(kind, tiny_model, tmp_path):
+    base = str(tiny_model)
+    trained(base, configuration(kind, **KINDS[kind])).save_pretrained(tmp_path)
+    ids = [tiny.tokenizer()(f"{PROMPT} {answer}")["input_ids"] for answer in ANSWERS]
+    adapted, whole, plain = (
+        np.concatenate(ReceivedAttention(model).texts(ids))
+        for model in (load_model(str(tmp_path)), merged(load_model(str(tmp_path))), load_model(base))
+    )
+    # The same weights, as one product or two: sums of float32.
+    np.testing.assert_allclose(adapted, whole, rtol=1e-4, atol=1e-7)
+    assert np.abs(adapted - plain).max() > 1e-3
