@@ -75,8 +75,9 @@ class Array:
         expected = (int, tuple, Dtype, bool, bytes)
         if type(state) is not tuple or tuple(map(type, state)) != expected or self.dtype is not None:
             raise Refused("it holds an array that is not of numbers")
-        _, self.shape, self.dtype, self.fortran, self.data = state
-        if len(self.shape) > 2 or any(type(length) is not int or not 0 <= length < 2**31 for length in self.shape):
+        version, self.shape, self.dtype, self.fortran, self.data = state
+        lengths = all(type(length) is int and 0 <= length < 2**31 for length in self.shape)
+        if version != 1 or not lengths or len(self.shape) > 2:
             raise Refused("it holds an array of more than two dimensions, or of a shape that is none")
 
     @property
@@ -94,16 +95,16 @@ class Array:
 
 
 def _dtype(code: object, align: object, copy: object) -> Dtype:
-    if type(code) is not str or code not in NUMBERS:
+    if type(code) is not str or code not in NUMBERS or (align, copy) != (False, True):
         shown = repr(code[:20]) if type(code) is str else type(code).__name__
         raise Refused(f"it holds an array of {shown}, and a dump's arrays are of numbers")
     return Dtype(code)
 
 
 def _reconstruct(of_class: object, shape: object, code: object) -> Array:
-    if of_class is not _ndarray:
+    if (of_class, shape, code) != (_ndarray, (0,), b"b"):
         raise Refused("it holds an array of another class than numpy's")
-    return Array()  # the pickle then sets its state; its shape and code until then are always the same
+    return Array()  # whose state the pickle then sets
 
 
 def _ndarray(*arguments: object) -> None:
