@@ -20,6 +20,7 @@ from tests.test_attention_dump import Calls, content, save, small_dump
 from utils import attention_dump
 from utils.attention_dump import checksum, read, read_dump, write
 from utils.errors import InputError
+from utils.plain_pickle import Refused
 
 # The three texts' dump as the writer of version 1 left it (commit fa4f064).
 VERSION_1 = zlib.decompress(
@@ -277,7 +278,7 @@ def arrays(mark: str) -> dict[str, bytes]:
 
 def bombs(mark: str) -> dict[str, bytes]:
     """Files that would take memory or time beyond their size."""
-    many, half = 3_000_000, 300_000
+    many, half = 2_500_000, 300_000
     long_text = text("a" * half)
     encoded = call("_codecs", "encode", b"h\0", text("latin1"))
     laughs, holds_itself, keyed, row = [1], [], {}, content()["rows"][0]
@@ -522,17 +523,16 @@ def test_a_message_shows_a_long_path_in_part(tmp_path):
 # Damage by chance
 
 
-def test_a_flipped_bit_of_a_dump_is_noticed_or_changes_nothing(tmp_path):
+def test_every_flipped_bit_of_a_dump_is_noticed_or_changes_nothing(tmp_path):
     whole = write(small_dump(), str(tmp_path / "whole")).read_bytes()
     expected = pickle.loads(whole)
-    places = random.Random(0).sample(range(8 * len(whole)), 2000)
     harmless = 0
-    for place in places:
+    for place in range(8 * len(whole)):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << place % 8
         try:
-            read(save(tmp_path, bytes(damaged)))
-        except InputError:
+            attention_dump.loads(bytes(damaged))
+        except Refused:
             continue
         harmless += 1
         assert pickle.loads(bytes(damaged)) == expected
@@ -561,17 +561,15 @@ def samples() -> list[bytes]:
     return [VERSION_1, dump_2(), *(pickle.dumps(arrays, protocol=protocol) for protocol in range(2, 6))]
 
 
-def test_random_changes_are_refused_or_read_as_python_reads_them(tmp_path):
+def test_random_changes_are_refused_or_read_as_python_reads_them():
     """What ours has read Python's unpickler may have as well: it names nothing but numpy's arrays, rightly made."""
     generator, good = random.Random(0), samples()
     was_read = 0
     for _ in range(4000):
         data = mutated(generator.choice(good), generator.choice(good), generator)
         try:
-            found = read(save(tmp_path, data))
-        except InputError as error:
-            message = str(error)
-            assert message.isprintable() and len(message) <= 300
+            found = attention_dump.loads(data)
+        except Refused:
             continue
         was_read += 1
         expected = pickle.loads(data)

@@ -152,12 +152,13 @@ def read(name: str) -> Dump | list[np.ndarray]:
     except OSError as error:
         raise InputError(f"{shown}: can't be read: {error.strerror}") from error
     try:
-        return _read(data)
+        return loads(data)
     except Refused as error:
         raise InputError(f"{shown}: refused: {printable(str(error), 180)}") from error
 
 
-def _read(data: bytes) -> Dump | list[np.ndarray]:
+def loads(data: bytes) -> Dump | list[np.ndarray]:
+    """What `read` makes of a file's bytes; raises Refused."""
     named = False
     try:
         content = plain_pickle.loads(data, {})

@@ -9,9 +9,9 @@ plain content are made of (protocols 2 to 5). Any other operation is refused, by
   and then only a type of number, a byte order, a shape and bytes of that length (`Array.made`).
 - Memory and time are bounded by the file's size. An operation is one step, whatever it says of lengths: these must lie
   within the file, and the memo's numbers must follow each other, as they do in any pickle. What takes more memory than
-  a few bytes a byte is paid for from `Room`, before it is made.
-- What a file holds twice by the memo is one object in memory, and may hold itself. So whoever walks through the content
-  must pay for each step as well; nothing here does, and no error shows more of it than a name.
+  nine bytes for each byte of the file is paid for from `Room`.
+- What a file holds twice by the memo is one object in memory, and may hold itself or be endless to walk through. So
+  nothing here looks deeper than it must, no error shows more than a name, and who walks must pay for each step.
 """
 
 import struct
