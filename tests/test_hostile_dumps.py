@@ -244,6 +244,10 @@ def arrays(mark: str) -> dict[str, bytes]:
         "bytes that are a list": in_list(array(data=b"]")),
         "bytes that are an array": in_list(array(data=array())),
         "an array's type that is text": in_list(array(of=text("f4"))),
+        # Found by a fuzzer: Python refuses it.
+        "an array's state of another version": in_list(
+            EMPTY + several(b"K\x7a", b"K\2\x85", dtype(), b"\x89", binary(bytes(8))) + b"b"
+        ),
         "an array's state twice": in_list(array() + array()[len(EMPTY) :]),
         "an array without a state": in_list(EMPTY),
         "an array that is its own shape": b"\x80\4]("
@@ -493,7 +497,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.pkl"), key=lambda path: int(path.st
         attention_dump.read(path)
     except InputError:
         pass
-    assert time.process_time() - started < 1 + size / 200_000, path
+    assert time.process_time() - started < 1 + size / 500_000, path
     print(path.stem)
 """
 
