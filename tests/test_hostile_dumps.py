@@ -285,6 +285,7 @@ def bombs(mark: str) -> dict[str, bytes]:
     many, half = 2_500_000, 300_000
     long_text = text("a" * half)
     encoded = call("_codecs", "encode", b"h\0", text("latin1"))
+    same_bytes = array(shape=b"J" + struct.pack("<i", half // 4) + b"\x85", data=b"h\0")
     laughs, holds_itself, keyed, row = [1], [], {}, content()["rows"][0]
     for _ in range(30):
         laughs = [laughs] * 10
@@ -317,7 +318,10 @@ def bombs(mark: str) -> dict[str, bytes]:
         ),
         "version 2: settings that hold themselves": dump_2(settings=keyed, checksum="0" * 64),
         "version 2: settings of lists, each ten times": dump_2(settings={"a": laughs}, checksum="0" * 64),
-        "version 2: a hash many times": dump_2(text_sha256=["0" * 64] * half, tokens=[0] * half),
+        "version 2: a hash many times": dump_2(
+            **{"text_sha256": ["0" * 64] * 2_000_000, "tokens": [0] * 2_000_000, "values": b"", "offsets": b""},
+            checksum="0" * 64,
+        ),
         "nine bytes for 4 GB": b"\x80\4Nr\0\0\0\x10.",
         "a memo that skips": b"\x80\4Nq\1.",
         "a memo numbered twice": b"\x80\4Nq\0q\0.",
@@ -333,6 +337,10 @@ def bombs(mark: str) -> dict[str, bytes]:
         "an integer of 2 GB": b"\x80\4\x8b\xff\xff\xff\x7f\1.",
         "an integer's decimals": b"\x80\4L" + b"9" * half + b"L\n.",
         "an integer that is cut off": b"\x80\4\x8a\xff\1.",
+        "arrays of the same bytes": in_list(
+            array(data=binary(bytes(half)) + b"\x94", shape=b"J" + struct.pack("<i", half // 4) + b"\x85"),
+            same_bytes * 2000,
+        ),
         "a text encoded again and again": b"\x80\4](" + long_text + b"\x94" + encoded * 2000 + b"e.",
         "a text's encoding encoded": b"\x80\4" + call("_codecs", "encode", encoded.replace(b"h\0", long_text)) + b".",
         "lists within lists": b"\x80\4" + b"]" * half + b"a" * (half - 1) + b".",
@@ -340,7 +348,7 @@ def bombs(mark: str) -> dict[str, bytes]:
         "tuples within tuples": b"\x80\4)" + b"\x85" * half + b".",
         "tuples within tuples as a key": b"\x80\4})" + b"\x85" * half + b"Ns.",
         "dicts within dicts": b"\x80\4" + (b"}" + text("a")) * half + b"}" + b"s" * half + b".",
-        "marks": b"\x80\4" + b"(" * half,
+        "marks": b"\x80\4" + b"(" * 2 * many,
         "empty lists": b"\x80\4](" + b"]" * many + b"e.",
         "empty dicts": b"\x80\4](" + b"}" * many + b"e.",
         "lists of one": b"\x80\4](" + b"]Na" * many + b"e.",
