@@ -110,6 +110,17 @@ def test_the_message_names_the_row_or_the_setting():
         contrast(make_dump("big", LARGE), make_dump("little", SMALL, include_self=True))
 
 
+def test_a_message_is_one_short_line_whatever_the_dumps_say():
+    large, small = make_dump("\x1b[2J" * 1000, LARGE), make_dump("two\nlines" * 1000, SMALL)
+    others = [make_dump("m" * 10_000, SMALL, **{"\x1b" * 1000: ["\x07" * 1000] * 1000})]
+    others += [make_dump("m\n", SMALL, hashes=("first",)), make_dump("m\n", SMALL, hashes=("first", "other"))]
+    others += [make_dump("m\n" * 1000, SMALL[:2], OTHER_OFFSETS)]
+    for pair in [(side, other) for side in (large, small) for other in others]:
+        with pytest.raises(InputError) as caught:
+            contrast(*pair)
+        assert str(caught.value).isprintable() and len(str(caught.value)) <= 300
+
+
 def test_a_dump_older_than_a_setting_is_of_its_default():
     old, new = make_dump("big", LARGE), make_dump("little", SMALL, queries="following", layers=None)
     for pair in ((old, new), (new, old)):

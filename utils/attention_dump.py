@@ -1,20 +1,25 @@
 """The attention dump: written, read safely, matched to texts.
 
-A dump `X` is the file `X.pkl`: a pickled dict of plain containers, strings, numbers and numpy arrays,
+A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain containers, strings, numbers and bytes,
 
-    version    1
-    model      the model's name (of a difference: both names)
-    tokenizer  the tokenizer's fingerprint (see utils.tokens.fingerprint)
-    settings   what changes the values: include_self, prepend_bos, queries, layers, dtype, ...
-    rows       for each text, in the dataset's order:
-               text_sha256  of the text without tags, UTF-8, hexadecimal
-               values       float32 [n], one for each token that has characters in the text
-               offsets      int32 [n, 2], the token's characters in that text, end exclusive
+    version      2
+    model        the model's name (of a difference: both names)
+    tokenizer    the tokenizer's fingerprint (see utils.tokens.fingerprint)
+    settings     what changes the values: include_self, prepend_bos, queries, layers, dtype, ...
+    text_sha256  for each text, in the dataset's order: of the text without tags, UTF-8, hexadecimal
+    tokens       for each text: how many of its tokens have characters in it
+    values       bytes, all texts' tokens end to end: float32, little-endian
+    offsets      bytes: int32, little-endian, of each token its characters in its text: start, end (exclusive)
+    checksum     sha256, hexadecimal, of all of the above (see `checksum`)
 
-Upstream tools write a bare list of arrays, one a text; that is read as well (see `read`).
+It is read without unpickling, and no name is admitted in it (see utils.plain_pickle): nothing in it can run. Two other
+files are read in the same way, with the names of numpy's arrays: dumps of version 1, whose `rows` are dicts of
+`text_sha256`, `values` (array [n]) and `offsets` (array [n, 2]), without a checksum; and a bare list of arrays, one a
+text, as upstream tools write it (see `read`).
 """
 
 import hashlib
+import json
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,19 +29,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils import plain_pickle
 from utils.artifacts import whole_file
-from utils.errors import InputError
+from utils.errors import InputError, printable
+from utils.plain_pickle import Array, NameRefused, Refused, Room
 
-VERSION = 1
+VERSION = 2
+KEYS = ("version", "model", "tokenizer", "settings", "text_sha256", "tokens", "values", "offsets", "checksum")
+KEYS_1 = ("version", "model", "tokenizer", "settings", "rows")
 
-PLAIN_KINDS = "biuf"  # booleans, integers, floats: dtypes whose bytes are no pointers
-
-# numpy's own functions that a pickled array or number calls: numpy 2 writes `numpy._core`, numpy 1 `numpy.core`.
-ADMITTED = {
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
+FLOAT_MAX = float(np.finfo(np.float32).max)
+DEEPEST = 10  # how deep lists and dicts may lie in the settings
 
 
 class Row(NamedTuple):
@@ -79,36 +82,6 @@ class Dump:
         ]
 
 
-class Refused(pickle.UnpicklingError):
-    """A pickle asked for what a dump has no use for."""
-
-
-class SafeUnpickler(pickle.Unpickler):
-    """Admits plain containers, strings, numbers and numpy arrays of numbers.
-
-    Any other name in a pickle can run code. So can numpy's own names with an object dtype, for which numpy takes
-    bytes from the file as pointers; hence the stand-ins below for the names that make dtypes and arrays.
-    """
-
-    def find_class(self, module: str, name: str):
-        if (module, name) == ("numpy", "dtype"):
-            return _plain_dtype
-        if (module, name) == ("numpy", "ndarray"):
-            return None  # only ever an argument of _reconstruct; called itself, it would build an array of anything
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *_: np.empty(0, np.uint8)  # the pickle then sets its shape, dtype and bytes
-        if (module, name) in ADMITTED:
-            return super().find_class(module, name)
-        raise Refused(f"it asks for {module}.{name}, which a dump has no use for")
-
-
-def _plain_dtype(code: str, *_) -> np.dtype:
-    dtype = np.dtype(code) if isinstance(code, str) else None
-    if dtype is None or dtype.kind not in PLAIN_KINDS:
-        raise Refused(f"it holds an array of {code!r}, and a dump's arrays are of numbers")
-    return dtype
-
-
 def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -122,80 +95,210 @@ def write(dump: Dump, name: str) -> Path:
     path = dump_path(name)
     content = {
         "version": VERSION,
-        "model": dump.model,
-        "tokenizer": dump.tokenizer,
-        "settings": dump.settings,
-        "rows": [row._asdict() for row in dump.rows],
+        "model": printable(dump.model),
+        "tokenizer": printable(dump.tokenizer),
+        "settings": plain(dump.settings),
+        "text_sha256": dump.text_sha256,
+        "tokens": np.diff(dump.bounds).tolist(),
+        "values": np.asarray(dump.values, "<f4").tobytes(),
+        "offsets": np.asarray(dump.offsets, "<i4").tobytes(),
     }
+    content["checksum"] = checksum(content)
     with whole_file(path) as aside, open(aside, "wb") as opened:
-        # Protocol 4 keeps to names that both numpy 1 and 2 can be read from; 5 adds nothing on disk.
         pickle.dump(content, opened, protocol=4)
     return path
+
+
+def checksum(content: dict) -> str:
+    """Of the dump's values and offsets as they are, behind everything else as JSON."""
+    others = {key: content[key] for key in KEYS if key not in ("values", "offsets", "checksum")}
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode("ascii"))
+    digest.update(content["values"])
+    digest.update(content["offsets"])
+    return digest.hexdigest()
+
+
+def plain(settings: object, room: Room | None = None, depth: int = 0) -> object:
+    """The same of Python's own dicts, lists, strings and numbers; Refused where it holds anything else."""
+    if room:
+        # The most that it takes as JSON: twelve characters for one, hundreds for a number.
+        room.spend(1000 + 12 * len(settings) if type(settings) is str else 1000)
+    if type(settings) in (dict, list) and depth == DEEPEST:
+        raise Refused("its settings lie too deep within each other")
+    if type(settings) is dict and all(type(key) is str for key in settings):
+        return {plain(key, room): plain(value, room, depth + 1) for key, value in settings.items()}
+    if type(settings) is list:
+        return [plain(value, room, depth + 1) for value in settings]
+    if type(settings) is Array and settings.shape == ():
+        return settings.made().item()
+    if type(settings) in (int, float, bool, type(None)) or (type(settings) is str and settings.isprintable()):
+        return settings
+    raise Refused("its model, tokenizer or settings hold what is no number and no text that prints on one line")
 
 
 def read(name: str) -> Dump | list[np.ndarray]:
     """The dump of that name; a bare list of arrays [n] (float32) where an upstream tool wrote the file.
 
-    Raises InputError: no such file, a pickle that could run code, or not a dump.
+    Raises InputError: no such file, or not a dump.
     """
     path = dump_path(name)
+    shown = printable(str(path), 100)
     try:
-        with open(path, "rb") as opened:
-            content = SafeUnpickler(opened).load()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{shown}: not a file")
+        data = path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such dump; save_attention.py and contrast_attention.py write them") from error
-    except Refused as error:
-        raise InputError(f"{path}: refused: {error}") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{path}: not a dump, or a damaged one ({type(error).__name__}: {error})") from error
+        raise InputError(f"{shown}: no such dump; save_attention.py and contrast_attention.py write them") from error
+    except OSError as error:
+        raise InputError(f"{shown}: can't be read: {error.strerror}") from error
     try:
-        return _bare_list(content) if isinstance(content, (list, tuple)) else _dump(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a dump of version {VERSION} ({type(error).__name__}: {error})") from error
+        return loads(data)
+    except Refused as error:
+        raise InputError(f"{shown}: refused: {printable(str(error), 180)}") from error
 
 
-def read_dump(name: str) -> Dump:
-    """The dump of that name; a bare list is refused, since nothing in it says which texts it belongs to."""
-    dump = read(name)
-    if isinstance(dump, list):
-        path = dump_path(name)
-        raise InputError(f"{path}: a bare list of arrays, without texts or tokens; make it anew with save_attention.py")
-    return dump
-
-
-def _bare_list(content: Sequence) -> list[np.ndarray]:
-    arrays = [np.asarray(values, dtype=np.float32) for values in content]
-    if not arrays or any(array.ndim != 1 or not np.isfinite(array).all() for array in arrays):
-        raise ValueError("a list must hold one row of finite numbers a text")
-    return arrays
-
-
-def _dump(content: dict) -> Dump:
-    if not isinstance(content, dict) or content["version"] != VERSION:
-        raise ValueError(f"version {content['version']}" if isinstance(content, dict) else type(content).__name__)
-    named = {key: value for key, value in content.items() if key != "version"}
-    rows = named["rows"] = [Row(**row) for row in named["rows"]]
-    for index, row in enumerate(rows, start=1):
-        count = len(row.values)
-        expected = (np.float32, (count,), np.int32, (count, 2))
-        if (row.values.dtype, row.values.shape, row.offsets.dtype, row.offsets.shape) != expected:
-            raise ValueError(f"row {index}: values must be float32 [n] and offsets int32 [n, 2]")
-    dump = Dump.of(**named)
-    if not isinstance(dump.settings, dict):
-        raise ValueError("settings must be a dict")
+def loads(data: bytes) -> Dump | list[np.ndarray]:
+    """What `read` makes of a file's bytes; raises Refused."""
+    named = False
+    try:
+        content = plain_pickle.loads(data, {})
+    except NameRefused:
+        named = True
+    if named:
+        content = plain_pickle.loads(data, plain_pickle.NUMPY)
+    room = Room(len(data), 8)  # beside what was read
+    if type(content) in (list, tuple):
+        return _bare_list(content, room)
+    version = content.get("version") if type(content) is dict else None
+    if type(version) is not int or version not in (1, VERSION):
+        raise Refused(f"not a dump of version {VERSION} or 1, and no list of arrays")
+    if version == VERSION and named:
+        raise Refused("a dump of version 2 names nothing, and this one does")
+    dump = _dump_1(content, room) if version == 1 else _dump_2(content, room)
     start, end = dump.offsets.T
     for wrong, what in (
         (~np.isfinite(dump.values), "values must be finite"),
         ((start < 0) | (start > end), "offsets must be spans of characters"),
     ):
         if wrong.any():
-            raise ValueError(f"row {np.searchsorted(dump.bounds, wrong.argmax(), side='right')}: {what}")
+            raise Refused(f"row {np.searchsorted(dump.bounds, wrong.argmax(), side='right')}: {what}")
     return dump
+
+
+def read_dump(name: str) -> Dump:
+    """The dump of that name; a bare list is refused, since nothing in it says which texts it belongs to."""
+    dump = read(name)
+    if isinstance(dump, list):
+        path = printable(str(dump_path(name)), 100)
+        raise InputError(f"{path}: a bare list of arrays, without texts or tokens; make it anew with save_attention.py")
+    return dump
+
+
+def _bare_list(content: Sequence, room: Room) -> list[np.ndarray]:
+    made = {}  # by identity: a row that the file holds once takes its memory once, in however many places
+    for row in content:
+        if id(row) not in made:
+            made[id(row)] = _bare_row(row, room)
+    if not content:
+        raise Refused("an empty list")
+    return [made[id(row)] for row in content]
+
+
+def _bare_row(row: object, room: Room) -> np.ndarray:
+    length = len(row) if type(row) in (list, tuple) else row.shape[0] if _is_array(row, 1) else None
+    if length is None:
+        raise Refused("a list must hold one row of finite numbers a text")
+    room.spend(200 + 4 * length)
+    with np.errstate(over="ignore"):  # what is beyond float32 gets infinite
+        if type(row) is Array:
+            array = row.made().astype(np.float32)
+        else:
+            array = np.fromiter(map(_number, row), np.float32, length)
+    if not np.isfinite(array).all():
+        raise Refused("a list must hold one row of finite numbers a text")
+    return array
+
+
+def _is_array(found: object, dimensions: int, code: str | None = None) -> bool:
+    return type(found) is Array and len(found.shape) == dimensions and code in (None, found.code)
+
+
+def _number(found: object) -> float:
+    if type(found) in (int, float, bool) and abs(found) <= FLOAT_MAX:
+        return float(found)
+    if _is_array(found, 0):
+        return found.made().item()
+    raise Refused("a list must hold one row of finite numbers a text")
+
+
+def _dump_1(content: dict, room: Room) -> Dump:
+    _check_keys(content, KEYS_1)
+    model, tokenizer, settings = _described(content, room)
+    if type(content["rows"]) is not list:
+        raise Refused("its rows must be a list")
+    rows = []
+    for number, row in enumerate(content["rows"], start=1):
+        if type(row) is not dict:
+            raise Refused(f"row {number} is no dict")
+        _check_keys(row, Row._fields, f"row {number}: ")
+        _check_hash(row["text_sha256"], number)
+        values, offsets = row["values"], row["offsets"]
+        if not (_is_array(values, 1, "f4") and _is_array(offsets, 2, "i4") and offsets.shape == (*values.shape, 2)):
+            raise Refused(f"row {number}: values must be float32 [n] and offsets int32 [n, 2]")
+        room.spend(400 + len(values.data) + len(offsets.data))
+        rows.append(Row(row["text_sha256"], values.made(), offsets.made()))
+    return Dump.of(model, tokenizer, settings, rows)
+
+
+def _dump_2(content: dict, room: Room) -> Dump:
+    _check_keys(content, KEYS)
+    model, tokenizer, settings = _described(content, room)
+    hashes, tokens, values, offsets = (content[key] for key in ("text_sha256", "tokens", "values", "offsets"))
+    if (type(hashes), type(tokens), type(values), type(offsets)) != (list, list, bytes, bytes):
+        raise Refused("text_sha256 and tokens must be lists, values and offsets bytes")
+    count = len(values) // 4
+    if len(hashes) != len(tokens) or (4 * count, 8 * count) != (len(values), len(offsets)):
+        raise Refused("its text_sha256 and tokens, or its values and offsets, are not of the same length")
+    room.spend(400 * len(tokens))
+    for number, text_sha256 in enumerate(hashes, start=1):
+        _check_hash(text_sha256, number)
+    if any(type(of_text) is not int or not 0 <= of_text <= count for of_text in tokens) or sum(tokens) != count:
+        raise Refused("its tokens must be numbers of tokens that add up to those that have values")
+    if content["checksum"] != checksum(content):
+        raise Refused("damaged: its checksum is not that of what it holds")
+    return Dump(
+        model,
+        tokenizer,
+        settings,
+        hashes,
+        bounds=np.cumsum([0, *tokens]),
+        values=np.frombuffer(values, "<f4").astype(np.float32),
+        offsets=np.frombuffer(offsets, "<i4").astype(np.int32).reshape(-1, 2),
+    )
+
+
+def _check_keys(found: dict, expected: Sequence[str], where: str = "") -> None:
+    missing = [key for key in expected if key not in found]
+    if missing or len(found) != len(expected):
+        more = f"lacks {missing[0]}" if missing else "holds more"
+        raise Refused(f"{where}it must hold {', '.join(expected)}, and {more}")
+
+
+def _check_hash(found: object, number: int) -> None:
+    if type(found) is not str or len(found) > 64 or not found.isascii():
+        raise Refused(f"row {number}: text_sha256 must be a hash in hexadecimal digits")
+
+
+def _described(content: dict, room: Room) -> tuple[str, str, dict]:
+    described = tuple(plain(content[key], room) for key in ("model", "tokenizer", "settings"))
+    if tuple(map(type, described)) != (str, str, dict):
+        raise Refused("its model and tokenizer must be text, its settings a dict")
+    return described
 
 
 def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> int:
     """How many texts there are; InputError, naming the row, unless the dump's rows are these texts (without tags)."""
-    path = dump_path(name)
+    path, dataset = printable(str(dump_path(name)), 100), printable(dataset, 100)
     rows = dump if isinstance(dump, list) else dump.rows
     number = 0
     for number, text in enumerate(texts, start=1):

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils import spans
 from utils.attention_dump import Dump
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.tokens import Encoded, end_to_end
 
 # A model's precision, and that of its weights, change a dump's values little, so such dumps may be contrasted.
@@ -35,18 +35,20 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     for key in sorted({*of_large, *of_small} - set(MAY_DIFFER)):
         if of_large.get(key) != of_small.get(key):
             raise InputError(
-                f"the dumps were made with other settings: {key} is {of_large.get(key)} "
-                f"for {large.model} and {of_small.get(key)} for {small.model}"
+                f"the dumps were made with other settings: {shown(key, 30)} is {shown(of_large.get(key), 30)} "
+                f"for {shown(large.model)} and {shown(of_small.get(key), 30)} for {shown(small.model)}"
             )
     if len(large.text_sha256) != len(small.text_sha256):
         raise InputError(
-            f"the dumps are of other texts: {large.model} has {len(large.text_sha256)} rows, "
-            f"{small.model} has {len(small.text_sha256)}"
+            f"the dumps are of other texts: {shown(large.model)} has {len(large.text_sha256)} rows, "
+            f"{shown(small.model)} has {len(small.text_sha256)}"
         )
     if large.text_sha256 != small.text_sha256:
         pairs = enumerate(zip(large.text_sha256, small.text_sha256, strict=True), start=1)
         number = next(number for number, (of_large, of_small) in pairs if of_large != of_small)
-        raise InputError(f"the dumps are of other texts: row {number} of {large.model} and of {small.model}")
+        raise InputError(
+            f"the dumps are of other texts: row {number} of {shown(large.model)} and of {shown(small.model)}"
+        )
     if large.tokenizer == small.tokenizer:
         check_same_tokens(large, small)
     onto = large if target == "large" else small
@@ -61,7 +63,13 @@ def check_same_tokens(large: Dump, small: Dump) -> None:
         return
     for number, (of_large, of_small) in enumerate(zip(large.rows, small.rows, strict=True), start=1):
         if not np.array_equal(of_large.offsets, of_small.offsets):
-            raise InputError(f"row {number} was tokenized differently for {large.model} and for {small.model}")
+            both = f"{shown(large.model)} and for {shown(small.model)}"
+            raise InputError(f"row {number} was tokenized differently for {both}")
+
+
+def shown(said: object, most: int = 60) -> str:
+    """What a dump says, short enough for a message."""
+    return printable(str(said), most)
 
 
 def on_tokens_of(onto: Dump, dump: Dump) -> np.ndarray:

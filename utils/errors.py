@@ -12,3 +12,12 @@ def one_line(error: BaseException) -> str:
     """A library's message on one line, of 300 characters at most; without a message, the kind of error."""
     lines = (line.strip() for line in str(error).splitlines())
     return "; ".join(line for line in lines if line)[:300] or type(error).__name__
+
+
+def printable(text: str, most: int = 0) -> str:
+    """The text on one line, escaping what a terminal would obey; where that is longer than `most`, its two ends."""
+    half = most // 2
+    if most and len(text) > most:  # a text of millions is not escaped as a whole
+        text = f"{text[:half]}…{text[-half:]}"
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return f"{text[: half - 1]}…{text[-half:]}" if most and len(text) > most else text
