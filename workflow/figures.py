@@ -25,7 +25,7 @@ from workflow import intervals, ranks
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
 from workflow.summary import read_answers
-from workflow.table import MEASURES, asked_of
+from workflow.table import MEASURES, asked_of, run_of
 
 # The paper's Table 1, per cent by field: exact match, F1.
 PAPER = {
@@ -157,7 +157,7 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
     apart = distances(config["dataset"])
     answers = []
     for seed in config["seeds"]:
-        folder = results / asked_of("none", seed, evaluation, config["checkpoints"])
+        folder = results / asked_of(run_of("none", seed, None), evaluation, config["checkpoints"])
         if not (folder / "predictions.csv").is_file():
             raise InputError(f"{folder}: no predictions.csv, which Figure 1 shows; make tables TABLE={config['table']}")
         answers.append(read_answers(folder).sort_values("name", kind="stable"))
