@@ -75,11 +75,13 @@ def main(config):
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
     checkpoint = last_checkpoint(model_dir) if config.resume else None
-    if checkpoint and not any(Path(checkpoint).glob("rng_state*.pth")):
-        raise InputError(
-            f"resume: {checkpoint} has the weights alone (trainer.save_only_model), without the optimizer's state; "
-            "train anew in another model_dir"
-        )
+    # DeepSpeed keeps the optimizer's state in global_step*.
+    for state in (["rng_state*.pth"], ["optimizer*", "global_step*"]) if checkpoint else ():
+        if not any(any(Path(checkpoint).glob(pattern)) for pattern in state):
+            raise InputError(
+                f"resume: {checkpoint} lacks the optimizer's state ({state[0]}), which trainer.save_only_model leaves "
+                "out; train anew in another model_dir"
+            )
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -112,6 +114,10 @@ def main(config):
         output_dir=config.model_dir,
         seed=config.seed,
     )
+    if checkpoint and 0 < arguments.max_steps <= steps_done(checkpoint):
+        # The Trainer would take one step more where they do not end an epoch.
+        print(f"Nothing was left to do; the last checkpoint is {checkpoint}")
+        return
     lora = None
     if config.lora is not None:
         lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM")
@@ -315,6 +321,10 @@ def last_checkpoint(model_dir: Path) -> str | None:
     found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
     steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdigit()}
     return str(steps[max(steps)]) if steps else None
+
+
+def steps_done(checkpoint: str) -> int:
+    return json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
 
 
 def is_json(path: Path) -> bool:

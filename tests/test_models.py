@@ -47,7 +47,7 @@ WRONG = {
 def test_weights_that_do_not_fit_are_refused_by_name(kind, folder, capfd):
     changes, message = WRONG[kind]
     change(folder, **changes)
-    with pytest.raises(InputError, match=f"model={folder}: .*{message}"):
+    with pytest.raises(InputError, match=f"^{folder}: .*{message}"):
         load_model(str(folder))
     # Nor does transformers print its table of them.
     assert "LOAD REPORT" not in "".join(capfd.readouterr())

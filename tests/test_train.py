@@ -193,7 +193,7 @@ def test_whole_numbers_may_be_written_as_fractions(run):
 
 def test_a_checkpoint_without_the_optimizers_state_is_not_resumed(run):
     run("weights", **{"trainer.save_strategy": "steps", "+trainer.save_steps": 2, "+trainer.save_only_model": "true"})
-    with pytest.raises(InputError, match="checkpoint-4 has the weights alone"):
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state"):
         run("weights", resume="true")
 
 
@@ -259,6 +259,24 @@ def test_training_goes_on_from_an_adapter(run, tiny_model):
     assert (logits[0] - logits[1]).abs().max() > 0.1
     trained = json.loads((second / "adapter_config.json").read_text())["target_modules"]
     assert set(trained) == set(json.loads((first / "adapter_config.json").read_text())["target_modules"])
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "rng_state.pth"])
+def test_a_checkpoint_that_lost_a_part_is_not_resumed(lost, run):
+    folder = run("lost")
+    (last_checkpoint(folder) / lost).unlink()
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state"):
+        run("lost", resume="true", **{"trainer.max_steps": 6})
+
+
+def test_a_finished_run_takes_no_step_more(run, capsys):
+    """Three texts in batches of two: two steps an epoch, and the third step ends in the middle of one."""
+    folder = run("finished", **{"trainer.max_steps": 3, "trainer.save_strategy": "steps", "+trainer.save_steps": 1})
+    for steps in (3, 2):
+        keys = {"trainer.max_steps": steps, "trainer.save_strategy": "steps", "+trainer.save_steps": 1}
+        run("finished", resume="true", **keys)
+        assert f"Nothing was left to do; the last checkpoint is {folder}/checkpoint-3" in capsys.readouterr().out
+    assert last_checkpoint(folder).name == "checkpoint-3"
 
 
 def test_what_does_not_go_with_the_checkpoints_is_not_resumed(run, capsys):
@@ -443,7 +461,7 @@ def test_resuming_compares_texts_and_weights_and_not_paths(run, tiny_model, data
     assert last_checkpoint(folder).name == "checkpoint-6"
     other = tiny.save(tmp_path / "other", "llama", seed=5)
     with pytest.raises(InputError, match=f"resume: model={other} has other weights than the run's model had"):
-        run("moved", model=other, **more)
+        run("moved", model=other, **more | {"trainer.max_steps": 8})
     assert json.loads((folder / "run.json").read_text())["config"]["model"] == "copy"
 
 

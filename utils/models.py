@@ -164,7 +164,7 @@ def check_weights(model: str, report: dict) -> None:
         names = [key if isinstance(key, str) else key[0] for key in report[kind]]
         if names:
             hint = "; join the parts of a split .gguf file first" if re.search(r"\d+-of-\d+\.gguf$", model) else ""
-            raise InputError(f"model={model}: {problem}: {first_of(names)}{hint}")
+            raise InputError(f"{model}: {problem}: {first_of(names)}{hint}")
 
 
 def first_of(names: Iterable[str]) -> str:
