@@ -474,3 +474,12 @@ def test_a_padding_token_that_the_model_has_no_row_for(run, tiny_model, tmp_path
     expected = losses(run("plain", **{"trainer.bf16": "false"}))
     # Padding is masked, so it changes no loss.
     np.testing.assert_allclose(losses(run("padded", model=model, **{"trainer.bf16": "false"})), expected, rtol=1e-5)
+
+
+def test_an_adapter_on_tied_ends_is_not_trained(run, tmp_path):
+    model = tiny.save(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    for keys in ({"lora.target_modules": "[q_proj,lm_head]"}, {"+lora.modules_to_save": "[embed_tokens]"}):
+        with pytest.raises(InputError, match="share their weights .*leave both out of its modules"):
+            run("tied_ends", model=model, **keys)
+    assert not (tmp_path / "tied_ends").exists()
+    assert losses(run("all_linear", model=model))
