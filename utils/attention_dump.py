@@ -298,7 +298,7 @@ def _described(content: dict, room: Room) -> tuple[str, str, dict]:
 
 def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> int:
     """How many texts there are; InputError, naming the row, unless the dump's rows are these texts (without tags)."""
-    path, dataset = printable(str(dump_path(name)), 100), printable(dataset, 100)
+    path, dataset = printable(str(dump_path(name)), 100), printable(str(dataset), 100)
     rows = dump if isinstance(dump, list) else dump.rows
     number = 0
     for number, text in enumerate(texts, start=1):
