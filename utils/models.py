@@ -69,9 +69,9 @@ def load_model(
     if given:
         # Plain containers, which transformers looks for.
         arguments |= {key: value if isinstance(value, str) else dict(value) for key, value in given.items()}
-    elif torch.cuda.is_available() and place:
-        arguments |= on_cards(arguments)
     try:
+        if torch.cuda.is_available() and place and not given:
+            arguments |= on_cards(arguments)
         with quiet_transformers():
             # Weights of another shape would be an error that does not name them: they are in the report as well.
             loaded, report = AutoModelForCausalLM.from_pretrained(
