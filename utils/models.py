@@ -100,13 +100,15 @@ def can_quantize() -> bool:
 
 
 def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Where a model goes: on this process's first GPU if 0.9 of its free memory holds the weights, else spread over its
-    GPUs. The arguments are those of `from_pretrained`, without a device_map."""
-    cards = my_cards(torch.cuda.device_count(), processes().local_process_index, local_processes())
-    room = {device: free for device, free in get_max_memory().items() if device in (*cards, "cpu")}
-    if weight_bytes(arguments) <= 0.9 * room[cards[0]]:
-        return {"device_map": {"": cards[0]}}
-    return {"device_map": "auto", "max_memory": room}
+    """Where a model goes: on this process's own GPU if 0.9 of its free memory holds the weights, else spread over its
+    share of the GPUs. The arguments are those of `from_pretrained`, without a device_map."""
+    count, process = torch.cuda.device_count(), processes().local_process_index
+    free = get_max_memory()
+    own = process % count  # as accelerate has it, by which the Trainer and NCCL go
+    if weight_bytes(arguments) <= 0.9 * free[own]:
+        return {"device_map": {"": own}}
+    share = my_cards(count, process, local_processes())
+    return {"device_map": "auto", "max_memory": {device: free[device] for device in (*share, "cpu")}}
 
 
 def my_cards(count: int, process: int, processes: int) -> list[int]:
