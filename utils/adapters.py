@@ -47,31 +47,21 @@ UNSUPPORTED = (
 """Arguments of LoRA that make it depend on the text, change the base model's layers, or were not tried here."""
 
 
-def read_adapter(model: str) -> dict | None:
-    """The configuration in an adapter's folder; None where `model` is not such a folder.
+def adapter_base(model: str) -> str | None:
+    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
 
-    Raises InputError where it can't be read, or is of a kind that is not supported.
+    Raises InputError where the adapter's configuration can't be read, or is of a kind that is not supported.
     """
     path = Path(model).expanduser() / "adapter_config.json"
     if not path.is_file():
         return None
     try:
         adapter = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        base = adapter.get("base_model_name_or_path") or ""
+    except (AttributeError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint") from error
-    if not isinstance(adapter, dict):
-        raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint")
     check_kind(adapter, str(path))
-    return adapter
-
-
-def adapter_base(model: str) -> str | None:
-    """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
-
-    Raises InputError as `read_adapter` does.
-    """
-    adapter = read_adapter(model)
-    return None if adapter is None else adapter.get("base_model_name_or_path") or ""
+    return base
 
 
 def check_kind(adapter: Mapping, what: str) -> None:

@@ -273,7 +273,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
             # A job that is cancelled (SIGTERM) ends as by Ctrl-C, so that it tidies up.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
-            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
             # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
             logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
             use_huge_pages()
