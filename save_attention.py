@@ -54,6 +54,7 @@ def main(config):
 
     from utils import received_attention
     from utils.models import load_model
+    from utils.padding import batches
     from utils.processes import gathered, is_main_process, my_share, progress
 
     # Prepare data
@@ -69,11 +70,11 @@ def main(config):
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     tokens.check_texts(encoded, language_model, config.dataset)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    batches = received_attention.batches([len(text.input_ids) for text in encoded], config.batch_tokens)
+    in_batches = batches([len(text.input_ids) for text in encoded], config.batch_tokens)
 
     # Read attention
     values = {}
-    for batch in progress("attention", my_share(batches)):
+    for batch in progress("attention", my_share(in_batches)):
         of_batch = None if queries is None else [queries[index] for index in batch]
         received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
         for index, of_text in zip(batch, received, strict=True):
