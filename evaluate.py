@@ -9,7 +9,6 @@ The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-L
 Several processes share the questions: torchrun --nproc-per-node 2 evaluate.py ...
 """
 
-import contextlib
 import time
 from pathlib import Path
 
@@ -131,12 +130,14 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config) -
             answered.update({mine[place]: answer for place, answer in batch.items()})
             bar.update(len(batch))
     chosen: dict[int, str] = {}
-    with progress("choices", total=len(mine)) if config.choice else contextlib.nullcontext() as bar:
-        choices = [asked[index].choices for index in mine] if config.choice else []
-        for batch in answers.choice_log_likelihoods(language_model, tokenizer, prompted, choices, config.batch_tokens):
-            for place, found in batch.items():
-                chosen[mine[place]] = choices[place][found.index(max(found))]
-            bar.update(len(batch))
+    if config.choice:
+        choices = [asked[index].choices for index in mine]
+        likelihoods = answers.choice_log_likelihoods(language_model, tokenizer, prompted, choices, config.batch_tokens)
+        with progress("choices", total=len(mine)) as bar:
+            for batch in likelihoods:
+                for place, found in batch.items():
+                    chosen[mine[place]] = choices[place][found.index(max(found))]
+                bar.update(len(batch))
     answered, chosen = gathered(answered), gathered(chosen)
 
     # Score
