@@ -74,9 +74,8 @@ def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace,
     run(f"{TORCHRUN} train.py {options} model_dir=plain_{where}")
     file = "model.safetensors" if where == "all_weights" else "adapter_model.safetensors"
     for resume in ("false", "true"):
-        run(
-            f"{TORCHRUN} -m tests.fsdp {options} +trainer.fsdp=true model_dir=sharded_{where} resume={resume}", **PYTHON
-        )
+        sharded = f"-m tests.fsdp {options} +trainer.fsdp=true model_dir=sharded_{where} resume={resume}"
+        run(f"{TORCHRUN} {sharded}", PYTHONPATH=str(ROOT))
         last = [workplace / f"{name}_{where}/checkpoint-4" for name in ("plain", "sharded")]
         plain, found = (load_file(checkpoint / file) for checkpoint in last)
         assert plain.keys() == found.keys()
