@@ -483,3 +483,24 @@ def test_an_adapter_on_tied_ends_is_not_trained(run, tmp_path):
             run("tied_ends", model=model, **keys)
     assert not (tmp_path / "tied_ends").exists()
     assert losses(run("all_linear", model=model))
+
+
+def test_several_gpus_in_sight_of_one_process_change_no_batch(run, monkeypatch):
+    """The Trainer would put the model on all of them (DataParallel), with a batch for each."""
+    prepare = transformers.TrainingArguments.__post_init__
+
+    def with_two_gpus(arguments):
+        prepare(arguments)
+        arguments._n_gpu = 2
+
+    batches = []
+    init = transformers.Trainer.__init__
+
+    def started(trainer, *given, **options):
+        init(trainer, *given, **options)
+        batches.append((trainer.args.train_batch_size, trainer.args.n_gpu))
+
+    monkeypatch.setattr(transformers.TrainingArguments, "__post_init__", with_two_gpus)
+    monkeypatch.setattr(transformers.Trainer, "__init__", started)
+    run("one", **{"trainer.num_train_epochs": 1, "trainer.max_steps": -1})
+    assert batches == [(2, 1)]
