@@ -165,7 +165,11 @@ def main(config):
             raise InputError(f"lora: {one_line(error)}") from error
         check_ends(language_model)
         # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
-        language_model.peft_config["default"].base_model_name_or_path = config.model
+        adapter = language_model.peft_config["default"]
+        adapter.base_model_name_or_path = config.model
+        for key, value in vars(adapter).items():
+            if isinstance(value, set):  # it would be saved in another order by each process
+                setattr(adapter, key, sorted(value))
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")

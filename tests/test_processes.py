@@ -6,12 +6,10 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from utils import attention_dump
 
 TORCHRUN = "torchrun --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rdzv-endpoint localhost:0"
 
@@ -24,13 +22,8 @@ def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     assert shared.stdout.count("two.pkl: ") == 1
     of_one, of_each = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared))
     assert of_one == 2 * of_each
-    one, two = (attention_dump.read_dump(workplace / name) for name in ("one", "two"))
-    assert (one.model, one.tokenizer, one.settings) == (two.model, two.tokenizer, two.settings)
-    for of_one, of_two in zip(one.rows, two.rows, strict=True):
-        assert of_one.text_sha256 == of_two.text_sha256
-        np.testing.assert_array_equal(of_one.offsets, of_two.offsets)
-        # The batches are the same ones, so nothing but the order of threads' sums could differ.
-        np.testing.assert_allclose(of_one.values, of_two.values, rtol=1e-6)
+    # The batches are the same ones, and so, with a thread each, are the sums.
+    assert (workplace / "one.pkl").read_bytes() == (workplace / "two.pkl").read_bytes()
 
 
 def test_two_processes_train_and_share_the_batches(run, workplace, tiny_model):

@@ -142,6 +142,24 @@ def test_the_seed_decides_and_nothing_else(run):
     assert any(not torch.equal(weight, adapter(other)[name]) for name, weight in adapter(one).items())
 
 
+def test_an_epochs_order_is_that_of_the_seed_plus_its_number(run, tmp_path, monkeypatch):
+    texts = tmp_path / "ten.csv"
+    texts.write_text("text\n" + "".join(f"{number}\n" for number in range(10)))
+    orders, step = [], transformers.Trainer.training_step
+
+    def noting(trainer, model, inputs, *arguments):
+        orders.append(inputs["input_ids"].tolist())
+        return step(trainer, model, inputs, *arguments)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", noting)
+    whole = {"dataset": texts, "trainer.max_steps": 2, "trainer.per_device_train_batch_size": 10}
+    run("one", **whole)
+    run("two", **whole, seed=2, lora="null")
+    run("other", **whole, **{"+trainer.data_seed": 2})
+    assert orders[0] != orders[1] == orders[2] != orders[3]
+    assert orders[4:] == orders[2:4]
+
+
 def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
     every_step = {"trainer.save_strategy": "steps", "+trainer.save_steps": 1}
     unbroken = run("unbroken", **every_step)
