@@ -12,7 +12,19 @@ import numpy as np
 
 from utils import artifacts, attention_dump, biography, tokens
 from utils.adapters import adapter_base
-from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, text_or_mapping
+from utils.config import (
+    boolean,
+    dtype,
+    file,
+    file_name,
+    integer,
+    mapping,
+    model,
+    one_of,
+    optional,
+    script,
+    text_or_mapping,
+)
 from utils.errors import InputError
 
 
@@ -28,7 +40,7 @@ def layer_numbers(value: object) -> Sequence[int]:
 RULES = {
     "model": model(),
     "dataset": file(),
-    "save_name": path(),
+    "save_name": file_name(),
     "dtype": dtype(),
     "quant": optional(mapping()),
     "device_map": optional(text_or_mapping),

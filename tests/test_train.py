@@ -173,7 +173,7 @@ def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run
     ("key", "value", "message"),
     [
         ("trainer.max_grad_norm", "null", "trainer.max_grad_norm=None: must be a number"),
-        ("trainer.max_steps", "inf", "trainer.max_steps=inf: must be a number"),
+        ("trainer.max_steps", "inf", "trainer.max_steps=inf: must be a whole number"),
         ("trainer.learning_rate", -1, "trainer.learning_rate=-1: must not be below 0"),
         ("+trainer.adam_beta1", 1.5, "trainer.adam_beta1=1.5: must be from 0 to below 1"),
         ("lora.r", 1.5, "lora.r=1.5: must be a whole number"),
