@@ -90,6 +90,11 @@ def main(config):
         received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
         for index, of_text in zip(batch, received, strict=True):
             values[index] = of_text[encoded[index].positions]
+            if not np.isfinite(values[index]).all():
+                raise InputError(
+                    f"{config.dataset}: row {index + 1}: the attention of {config.model} is not a number (NaN): its "
+                    "training diverged, or dtype=float32 helps"
+                )
     values = gathered(values)
     if not is_main_process():
         return

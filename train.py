@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from utils import artifacts, biography
 from utils.arguments import build
 from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, unwritten
 
 RULES = {
     "model": model(),
@@ -198,13 +198,27 @@ def main(config):
                 artifacts.write_json(record, artifacts.record(settings) | trained_on)
             self.begun = True
 
+    class CheckedTrainer(Trainer):
+        """Stops where the loss is no number: the Trainer would count it as 0, and train on with broken weights."""
+
+        def training_step(self, model, inputs, *rest, **named):
+            loss = super().training_step(model, inputs, *rest, **named)
+            if not loss.isfinite():
+                step = self.state.global_step + 1
+                if (inputs["labels"] == -100).all():
+                    hint = "no token of its texts is to be learnt; raise trainer.per_device_train_batch_size"
+                else:
+                    hint = "lower trainer.learning_rate, or take dtype=float32 and trainer.bf16=false"
+                raise InputError(f"the loss is not a number (NaN) at step {step}: {hint}")
+            return loss
+
     # Train
     if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
         raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
     begins = Record()
     is_new = not model_dir.exists()
     try:
-        trainer = Trainer(
+        trainer = CheckedTrainer(
             model=language_model,
             args=arguments,
             train_dataset=Dataset.from_list(examples),
@@ -219,15 +233,15 @@ def main(config):
         done = trainer.train(resume_from_checkpoint=checkpoint)
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
-        # is not there, a way to attend that this machine does not have. After it, it is a fault.
-        if begins.begun:
+        # is not there, a way to attend that this machine does not have. After it, it is a fault, or a loss that is NaN.
+        if begins.begun and not isinstance(error, InputError):
             raise
         if is_new:
             with contextlib.suppress(OSError):
                 model_dir.rmdir()
         if begins.announced:
             print(file=sys.stderr)  # below the progress bar
-        raise InputError(f"trainer: {one_line(error)}") from error
+        raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
 
     if not is_main_process():
         return
@@ -317,7 +331,7 @@ def last_checkpoint(model_dir: Path) -> str | None:
     half of it.
     """
     found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
-    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdigit()}
+    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdecimal()}
     return str(steps[max(steps)]) if steps else None
 
 

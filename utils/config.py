@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, unwritten
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
@@ -385,9 +385,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             except InputError as error:
                 stop(name, str(error))
             except Exception as error:
-                if began:
+                full = unwritten(error)
+                if began and not full:
                     raise  # a fault of ours
-                stop(name, refused_by_hydra(error, name, rules, fixed))
+                stop(name, full or refused_by_hydra(error, name, rules, fixed))
 
         return command_line
 
@@ -437,7 +438,7 @@ def check_output() -> None:
     except OSError as error:
         # Python itself would complain of it once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise InputError(f"standard output can't be written: {error.strerror}") from error
+        raise InputError(unwritten(error) or f"standard output can't be written: {error.strerror}") from error
 
 
 def is_speaker() -> bool:

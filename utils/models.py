@@ -1,23 +1,22 @@
 """A causal language model from a hub name, a folder, a GGUF file or an adapter."""
 
-import contextlib
 import importlib.util
 import inspect
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import get_max_memory
+from accelerate.utils import check_device_map, get_max_memory
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import logging
 
-from utils.adapters import adapter_base
+from utils.adapters import adapter_base, check_base
 from utils.errors import InputError, one_line
 from utils.processes import local_processes, processes
-from utils.tokens import cannot_load, source
+from utils.tokens import cannot_load, check_vocabulary, quiet_transformers, source
 
 # peft asks transformers for it by the old name.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -45,6 +44,12 @@ def load_model(
     unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
     if unknown:
         raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
+    try:
+        quantization = BitsAndBytesConfig(**quant or {})
+    except PackageNotFoundError:
+        quantization = None  # said below, where it is needed
+    except (TypeError, ValueError) as error:
+        raise InputError(f"quant: {one_line(error)}") from error
     named = adapter_base(model)
     if named is not None:
         rest = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
@@ -62,7 +67,7 @@ def load_model(
     elif quant is not None and can_quantize():
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or give quant=null")
-        arguments["quantization_config"] = BitsAndBytesConfig(**quant)
+        arguments["quantization_config"] = quantization
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
     given = {key: value for key, value in (placed or {}).items() if value is not None}
@@ -77,10 +82,14 @@ def load_model(
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 **arguments, output_loading_info=True, ignore_mismatched_sizes=True
             )
+        if isinstance(arguments.get("device_map"), dict):
+            with warnings.catch_warnings(action="ignore"):  # of names that are no parts of the model
+                check_device_map(loaded, arguments["device_map"])
     except Exception as error:  # a damaged file can raise nearly anything
         what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
         raise cannot_load(what, model, error) from error
     check_weights(model, report)
+    check_finite(model, loaded.named_parameters())
     if getattr(loaded, "_hf_peft_config_loaded", False):
         raise InputError(f"model={model}: an adapter on the hub; fetch it: hf download {model} --local-dir FOLDER")
     # Of what a model's file says here, only these would change what a call returns.
@@ -140,17 +149,6 @@ def computes_bfloat16() -> bool:
     return torch.cuda.is_available() or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-@contextlib.contextmanager
-def quiet_transformers():
-    """Without its tables of weights that do not fit, which are errors here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def check_weights(model: str, report: dict) -> None:
     """Raise InputError, naming the first weight, unless the files held each weight of the model and no other.
 
@@ -167,6 +165,21 @@ def check_weights(model: str, report: dict) -> None:
         if names:
             hint = "; join the parts of a split .gguf file first" if re.search(r"\d+-of-\d+\.gguf$", model) else ""
             raise InputError(f"{model}: {problem}: {first_of(names)}{hint}")
+
+
+def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise InputError, naming the first, where a weight holds NaN or infinity."""
+    wrong = []
+    for name, weight in weights:
+        # A sum takes no memory; one that is not finite can come of finite weights.
+        is_here = weight.is_floating_point() and not weight.is_meta
+        if is_here and not weight.sum().isfinite() and not weight.isfinite().all():
+            wrong.append(name)
+    if wrong:
+        raise InputError(
+            f"{model}: weights that are not numbers (NaN or infinite): {first_of(wrong)}; its training diverged, or "
+            "dtype=float32 helps"
+        )
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -203,7 +216,9 @@ def check_ends(adapted: PreTrainedModel) -> None:
         )
 
 
-def _load_adapter(model: str, base: str, *arguments) -> PreTrainedModel:
+def _load_adapter(
+    model: str, base: str, dtype: str, quant: dict | None, trust_remote_code: bool, *rest
+) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
@@ -212,8 +227,10 @@ def _load_adapter(model: str, base: str, *arguments) -> PreTrainedModel:
         raise InputError(f"{model}: the adapter names no base model; give it as model=...")
     if not any(folder.glob("adapter_model.*")):
         raise InputError(f"{model}: an adapter without its weights (adapter_model.safetensors)")
+    check_base(model, base)
+    check_vocabulary(model, base, trust_remote_code)
     try:
-        on = merged(load_model(base, *arguments))
+        on = merged(load_model(base, dtype, quant, trust_remote_code, *rest))
     except InputError as error:
         raise InputError(
             f"the base model of the adapter {model} (model=... if it lies elsewhere now): {error}"
@@ -233,6 +250,7 @@ def _load_adapter(model: str, base: str, *arguments) -> PreTrainedModel:
     # Names of both kinds are those of an older peft, which it has just read.
     if expected.keys() - found.keys() and not found.keys() - expected.keys():
         raise InputError(f"{problem}: it lacks {first_of(expected.keys() - found.keys())}")
+    check_finite(model, found.items())
     try:
         check_ends(adapted)
     except InputError as error:
