@@ -351,6 +351,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                 function(config)
             except InputError as error:
                 stop(name, str(error))
+            except OSError as error:
+                if not unwritten(error):
+                    raise
+                stop(name, unwritten(error))
 
         @functools.wraps(function)
         def command_line() -> None:
@@ -385,10 +389,9 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             except InputError as error:
                 stop(name, str(error))
             except Exception as error:
-                full = unwritten(error)
-                if began and not full:
+                if began:
                     raise  # a fault of ours
-                stop(name, full or refused_by_hydra(error, name, rules, fixed))
+                stop(name, unwritten(error) or refused_by_hydra(error, name, rules, fixed))
 
         return command_line
 
