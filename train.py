@@ -341,10 +341,9 @@ def steps_done(checkpoint: str) -> int:
 
 def is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        return path.is_file() and isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return True
 
 
 if __name__ == "__main__":

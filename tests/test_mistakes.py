@@ -174,6 +174,7 @@ EARLY = [
     ),
     # Files of texts
     (f"{SAVE} dataset=none.csv", "dataset=none.csv: no such file"),
+    (f"{SAVE} dataset=2024", "dataset=2024: must be a name; one of digits goes in quotes: \"key='2024'\""),
     (f"{SAVE} dataset=data", "dataset=data: a folder, not a file"),
     (f"{SAVE} dataset={'x' * 300}", f"dataset={'x' * 300}: no such file"),
     (f"{RANDOM} dataset=fifo", "dataset=fifo: no such file"),
@@ -302,6 +303,8 @@ LATE = [
     (f"{TRAIN} +trainer.save_total_limit=0", "trainer.save_total_limit=0: must be above 0"),
     (f"{TRAIN} +trainer.label_smoothing_factor=3", "trainer.label_smoothing_factor=3: must be from 0 to below 1"),
     (f"{TRAIN} +trainer.data_seed=-1", "trainer.data_seed=-1: must not be below 0"),
+    (f"{TRAIN} +trainer.data_seed=1e30", "trainer.data_seed=1e+30: must be below 2^63"),
+    (f"{TRAIN} +trainer.gradient_checkpointing=no", "trainer.gradient_checkpointing=no: must be true or false or null"),
     (f"{TRAIN} +trainer.optim_args=5", "trainer.optim_args=5: must be a name or null"),
     (f"{TRAIN} trainer.optim=none", "trainer.optim=none: must be one of adamw_torch, …"),
     (f"{TRAIN} trainer.save_strategy=never", "trainer.save_strategy=never: must be one of no, steps, epoch, best"),
@@ -315,6 +318,7 @@ LATE = [
     (f"{TRAIN} lora.target_modules=[5]", "lora.target_modules=[5]: must be a name or a list or null"),
     (f"{TRAIN} lora.target_modules=nowhere", "lora: Target modules nowhere not found in the base model.…"),
     (f"{TRAIN} lora.r=0", "lora.r=0: must be above 0"),
+    (f"{TRAIN} lora.lora_alpha=0", "lora.lora_alpha=0: must be above 0"),
     (f"{TRAIN} lora.r=1.5", "lora.r=1.5: must be a whole number"),
     (f"{TRAIN} lora.lora_dropout=1", "lora.lora_dropout=1: must be from 0 to below 1"),
     (f"{TRAIN} +lora.bias=some", "lora.bias=some: must be one of none, all, lora_only"),
@@ -448,13 +452,8 @@ WHOLE_YAMLS = [
 
 # What the shell runs, and what is in its environment.
 PROCESSES = [
-    (f"{RANDOM} > /dev/full", {}, f"{FULL}: No space left on device"),
-    (
-        f"{RANDOM} > /dev/full",
-        {"PYTHONUNBUFFERED": "1"},
-        f"{FULL}: No space left on device",
-    ),
-    (f"{TRAIN} > /dev/full", {}, f"{FULL}: No space left on device"),
+    (f"{RANDOM} > /dev/full", {"PYTHONUNBUFFERED": ""}, f"{FULL}: No space left on device"),
+    (f"{TRAIN} > /dev/full", {"PYTHONUNBUFFERED": "1", "PYTHONPATH": "."}, f"{FULL}: No space left on device"),
     ("train --help > /dev/full", {}, f"{FULL}: No space left on device"),
     (f"{RANDOM} | true", {}, "standard output can't be written: Broken pipe"),
     ("evaluate --help | true", {}, "standard output can't be written: Broken pipe"),
@@ -479,7 +478,7 @@ class RunsCode:
 def place(tmp_path_factory) -> Path:
     """A folder with good files, and one of each kind of bad ones."""
     folder = tmp_path_factory.mktemp("mistakes")
-    for name in ("data", "folder.pkl", "named", "trained", "trained/checkpoint-2", "trained/checkpoint-²"):
+    for name in ("data", "sticky", "folder.pkl", "named", "trained", "trained/checkpoint-2", "trained/checkpoint-²"):
         (folder / name).mkdir()
     for name in ("fifo", "fifo.pkl"):
         os.mkfifo(folder / name)
@@ -505,6 +504,9 @@ def place(tmp_path_factory) -> Path:
         "again.csv": "field,prompt\ncity,{name} in\ncity,{name} at\n",
         "tagless.csv": "field,prompt\nbirth-place,{name} in\n",
         "unasked.csv": "field,prompt\n",
+        "sticky/out.pkl": "",
+        # Code that bitsandbytes would fetch from a hub, and run.
+        "kernels.py": "open('fetched', 'w')",
         "broken.gguf": "GGUF" + "\0" * 50,
         "trained/checkpoint-2/config.json": "{}",
         "trained/checkpoint-2/trainer_state.json": '{"global_step": 2}',
@@ -661,6 +663,14 @@ def test_a_mistake_that_libraries_or_models_show_is_one_line(command, message, s
     check(said(command), command.split()[0], message)
 
 
+def test_another_users_file_is_not_to_be_replaced(said, place, monkeypatch):
+    # In a folder like /tmp anyone may make files, and replace their own alone.
+    (place / "sticky").chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    message = "save_name: sticky/out.pkl is another user's, and so is its folder; name another file"
+    check(said(f"{SAVE} save_name=sticky/out"), "save_attention", message)
+
+
 @pytest.mark.parametrize(
     ("written", "whole", "message"),
     [(row[0], False, row[1]) for row in YAMLS] + [(row[0], True, row[1]) for row in WHOLE_YAMLS],
@@ -680,11 +690,13 @@ def test_a_broken_yaml_is_one_line(written, whole, message, said, tmp_path, monk
 @pytest.mark.parametrize(("command", "environment", "message"), PROCESSES)
 def test_what_only_a_process_shows_is_one_line(command, environment, message, place, models):
     script, arguments = command.split(" ", 1)
+    before = files(place)
     done = shell(f"set -o pipefail; {sys.executable} {ROOT}/{script}.py {arguments}", place, environment)
     assert done.returncode == 2
     # Below a progress bar an empty line.
     check(done.stderr.lstrip("\n"), script, message)
     shutil.rmtree(place / "data_augmented", ignore_errors=True)  # before the last line is printed, the work is done
+    assert files(place) == before
 
 
 def test_several_processes_say_it_once(place):

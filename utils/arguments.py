@@ -18,6 +18,7 @@ POSITIVE = (
     "save_total_limit",
     "logging_steps",
     "r",
+    "lora_alpha",
     "dataloader_prefetch_factor",
 )
 BELOW_1 = ("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout")
@@ -66,6 +67,8 @@ def check_arguments(kind, key: str, values: dict) -> dict:
                 raise InputError(f"{key}.{name}={value}: must be above 0")
             if value < 0 and not none:
                 raise InputError(f"{key}.{name}={value}: must not be below 0")
+            if float not in alternatives(hints[name]) and value >= 2**63:
+                raise InputError(f"{key}.{name}={value}: must be below 2^63")
             if name in BELOW_1 and value >= 1:
                 raise InputError(f"{key}.{name}={value}: must be from 0 to below 1")
     return checked

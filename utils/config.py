@@ -132,8 +132,7 @@ def is_there(value: str, kind: Callable[[int], bool]) -> bool:
 
 def file() -> Rule:
     def rule(value):
-        if not isinstance(value, str) or not value:
-            raise ValueError("no such file")
+        value = text()(value)
         if is_there(value, stat.S_ISDIR):
             raise ValueError("a folder, not a file")
         if not is_there(value, stat.S_ISREG):
@@ -150,9 +149,7 @@ def model(known: Sequence[str] = ("config.json", "adapter_config.json")) -> Rule
     hint = "give a hub name, a model's folder or a .gguf file"
 
     def rule(value):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"must be a model: {hint}")
-        path = Path(plain_path(value))
+        path = Path(plain_path(text()(value)))
         if is_there(value, stat.S_ISDIR):
             if not any((path / name).is_file() for name in known):
                 models = ", ".join(sorted({found.parent.name for name in known for found in path.glob(f"*/{name}")}))
@@ -178,7 +175,7 @@ def checkpoint() -> Rule:
     """A folder that holds a model or an adapter."""
 
     def rule(value):
-        if not isinstance(value, str) or not is_there(value, stat.S_ISDIR):
+        if not is_there(text()(value), stat.S_ISDIR):
             raise ValueError("no such folder")
         return model()(value)
 
