@@ -288,7 +288,8 @@ def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fi
     """What the user reads where Hydra could not make a configuration of the command line and the YAML files."""
     if isinstance(error, MissingConfigException):
         return f"{error.missing_cfg_file}: no such YAML file in {CONFIG_FOLDER}"
-    for damaged in filter(None, map(damage, (name, "shared"))):
+    damaged = damage(name) or damage("shared")
+    if damaged:
         return damaged
     # Hydra's own words are those of its grammar.
     unread = getattr(error, "override", None) or next((given for given in sys.argv[1:] if given.startswith("=")), None)
