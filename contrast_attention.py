@@ -5,13 +5,13 @@
       +attn_diff=attn_diff_llama_70b_8b
 """
 
-from utils.config import one_of, path, script
+from utils.config import file_name, one_of, path, script
 from utils.errors import InputError
 
 RULES = {
     "attn_dump_large": path(),
     "attn_dump_small": path(),
-    "attn_diff": path(),
+    "attn_diff": file_name(),
     "operation": one_of("difference", "log_ratio"),
     "target": one_of("small", "large"),
 }

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
-from utils.config import boolean, file, integer, number, one_of, optional, path, script, tokenizer
+from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, tokenizer
 from utils.errors import InputError
 
 RULES = {
@@ -27,7 +27,7 @@ RULES = {
     "attn_weights": optional(path()),
     "model": tokenizer(),
     "dataset": file(),
-    "save_name": path(),
+    "save_name": file_name(),
     "seed": integer(0),
     "blank": one_of("spaces", "delete", "collapse"),
     "include_original": boolean(),

@@ -12,7 +12,19 @@ import numpy as np
 
 from utils import artifacts, attention_dump, biography, tokens
 from utils.adapters import adapter_base
-from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, text_or_mapping
+from utils.config import (
+    boolean,
+    dtype,
+    file,
+    file_name,
+    integer,
+    mapping,
+    model,
+    one_of,
+    optional,
+    script,
+    text_or_mapping,
+)
 from utils.errors import InputError
 
 
@@ -28,7 +40,7 @@ def layer_numbers(value: object) -> Sequence[int]:
 RULES = {
     "model": model(),
     "dataset": file(),
-    "save_name": path(),
+    "save_name": file_name(),
     "dtype": dtype(),
     "quant": optional(mapping()),
     "device_map": optional(text_or_mapping),
@@ -79,6 +91,11 @@ def main(config):
         received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
         for index, of_text in zip(batch, received, strict=True):
             values[index] = of_text[encoded[index].positions]
+            if not np.isfinite(values[index]).all():
+                raise InputError(
+                    f"{config.dataset}: row {index + 1}: the attention of {config.model} is not a number (NaN): its "
+                    "training diverged, or dtype=float32 helps"
+                )
     values = gathered(values)
     if not is_main_process():
         return

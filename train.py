@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from utils import artifacts, biography
-from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text, unknown_key
-from utils.errors import InputError, one_line
+from utils.arguments import build
+from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text
+from utils.errors import InputError, one_line, unwritten
 
 RULES = {
     "model": model(),
@@ -36,6 +36,17 @@ RULES = {
     "trainer": mapping(),
 }
 
+# Of the sub-trees: what is not for the user to set.
+FIXED = {
+    "trainer.output_dir": "model_dir=... says it",
+    "trainer.seed": "seed=... says it",
+    "trainer.local_rank": "torchrun says it",
+    "trainer.resume_from_checkpoint": "resume=true goes on from model_dir's last",
+    "lora.task_type": "it is CAUSAL_LM",
+    "lora.peft_type": "it is LORA",
+    "lora.inference_mode": "such an adapter can't be trained",
+}
+
 # What a resumed run must have in common with the one that it goes on with, beside its texts and the model's weights.
 KEPT = ("seed", "loss_on_blanks", "packing")
 KEPT_TRAINER = (
@@ -46,19 +57,8 @@ KEPT_TRAINER = (
     "lr_scheduler_type",
 )
 
-# Of TrainingArguments: what makes no sense at 0 or below, and what the Trainer itself would notice late or never.
-POSITIVE = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "save_steps",
-    "logging_steps",
-)
-NOT_NEGATIVE = ("learning_rate", "weight_decay", "adam_epsilon")
-BELOW_1 = ("adam_beta1", "adam_beta2")
 
-
-@script("train", RULES, writes=["model_dir"])
+@script("train", RULES, writes=["model_dir"], fixed=FIXED)
 def main(config):
     model_dir = Path(config.model_dir)
     record = model_dir / "run.json"
@@ -104,8 +104,6 @@ def main(config):
     resumed = read_resumed(record) if config.resume and record.is_file() else None
     if resumed:
         check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
-    if settings["trainer"].get("resume_from_checkpoint") is not None:
-        raise InputError("trainer.resume_from_checkpoint: leave it out; resume=true goes on from model_dir's last")
     gpu = torch.cuda.is_available()
     of_trainer = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **settings["trainer"]}
     if of_trainer.get("fsdp") and not isinstance(of_trainer.get("fsdp_config"), str):
@@ -123,8 +121,8 @@ def main(config):
         return
     lora = None
     if config.lora is not None:
+        adapters.check_kind(settings["lora"] | {"peft_type": "LORA"}, "lora")
         lora = build(LoraConfig, "lora", settings["lora"], task_type="CAUSAL_LM")
-        adapters.check_kind(lora.to_dict(), "lora")
     quant = settings["quant"] if lora is not None else None
     if arguments.fsdp and (quant or {}).get("load_in_8bit"):
         raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
@@ -211,13 +209,27 @@ def main(config):
                 artifacts.write_json(record, artifacts.record(settings) | trained_on)
             self.begun = True
 
+    class CheckedTrainer(Trainer):
+        """Stops where the loss is no number: the Trainer would count it as 0, and train on with broken weights."""
+
+        def training_step(self, model, inputs, *rest, **named):
+            loss = super().training_step(model, inputs, *rest, **named)
+            if not loss.isfinite():
+                step = self.state.global_step + 1
+                if (inputs["labels"] == -100).all():
+                    hint = "no token of its texts is to be learnt; raise trainer.per_device_train_batch_size"
+                else:
+                    hint = "lower trainer.learning_rate, or take dtype=float32 and trainer.bf16=false"
+                raise InputError(f"the loss is not a number (NaN) at step {step}: {hint}")
+            return loss
+
     # Train
     if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
         raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
     begins = Record()
     is_new = not model_dir.exists()
     try:
-        trainer = Trainer(
+        trainer = CheckedTrainer(
             model=language_model,
             args=arguments,
             train_dataset=Dataset.from_list(examples),
@@ -232,15 +244,15 @@ def main(config):
         done = trainer.train(resume_from_checkpoint=checkpoint)
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
-        # is not there, a way to attend that this machine does not have. After it, it is a fault.
-        if begins.begun:
+        # is not there, a way to attend that this machine does not have. After it, it is a fault, or a loss that is NaN.
+        if begins.begun and not isinstance(error, InputError):
             raise
         if is_new:
             with contextlib.suppress(OSError):
                 model_dir.rmdir()
         if begins.announced:
             print(file=sys.stderr)  # below the progress bar
-        raise InputError(f"trainer: {one_line(error)}") from error
+        raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
 
     if not is_main_process():
         return
@@ -330,7 +342,7 @@ def last_checkpoint(model_dir: Path) -> str | None:
     half of it.
     """
     found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
-    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdigit()}
+    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdecimal()}
     return str(steps[max(steps)]) if steps else None
 
 
@@ -340,48 +352,9 @@ def steps_done(checkpoint: str) -> int:
 
 def is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        return path.is_file() and isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return True
-
-
-def build(kind, key: str, values: dict, **fixed):
-    """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
-    for name in fixed:
-        if name in values:
-            raise InputError(f"{key}.{name}: leave it out; train.py sets it itself")
-    checked = check_arguments(kind, key, values)
-    try:
-        return kind(**checked, **fixed)
-    except Exception as error:  # such as a library that is not installed
-        raise InputError(f"{key}: {one_line(error)}") from error
-
-
-def check_arguments(kind, key: str, values: dict) -> dict:
-    """The values, with whole numbers for those that stand as 8.0 or 1e3; InputError at the first that the library's
-    dataclass does not know, or that can't be meant."""
-    checked = dict(values)
-    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    for name, value in values.items():
-        if name not in known:
-            raise InputError(f"{key}: {unknown_key(name, known)}")
-        if known[name].type in (bool, "bool") and not isinstance(value, bool):
-            raise InputError(f"{key}.{name}={value}: must be true or false")
-        if type(known[name].default) in (int, float):
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"{key}.{name}={value}: must be a number")
-            if known[name].type in (int, "int"):
-                if value != int(value):
-                    raise InputError(f"{key}.{name}={value}: must be a whole number")
-                checked[name] = int(value)
-            if name in POSITIVE and value <= 0:
-                raise InputError(f"{key}.{name}={value}: must be above 0")
-            if name in NOT_NEGATIVE and value < 0:
-                raise InputError(f"{key}.{name}={value}: must not be below 0")
-            if name in BELOW_1 and not 0 <= value < 1:
-                raise InputError(f"{key}.{name}={value}: must be from 0 to below 1")
-    return checked
 
 
 if __name__ == "__main__":

@@ -120,8 +120,8 @@ def test_a_prompt_may_have_several_lines(tmp_path, line_end):
         (b"field,prompt\ncity,{name}, a writer, was born in\n", "row 1 has more or fewer fields"),
         (b"field,prompt\n,of {name}\n", "row 1: field '' is no tag"),
         (b"field,prompt\nbirth-place,of {name}\n", "row 1: field 'birth-place' is no tag"),
-        (b'field,prompt\ncity,"{name}\n', "not a UTF-8 CSV"),
-        (b"field,prompt\ncity,{name} n\xe9\n", "not a UTF-8 CSV"),
+        (b'field,prompt\ncity,"{name}\n', "row 1 has a quotation mark that is never closed"),
+        (b"field,prompt\ncity,{name} n\xe9\n", "not a CSV file in UTF-8"),
     ],
 )
 def test_errors_in_the_prompts_name_the_file(tmp_path, content, message):

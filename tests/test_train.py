@@ -191,7 +191,7 @@ def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run
     ("key", "value", "message"),
     [
         ("trainer.max_grad_norm", "null", "trainer.max_grad_norm=None: must be a number"),
-        ("trainer.max_steps", "inf", "trainer.max_steps=inf: must be a number"),
+        ("trainer.max_steps", "inf", "trainer.max_steps=inf: must be a whole number"),
         ("trainer.learning_rate", -1, "trainer.learning_rate=-1: must not be below 0"),
         ("+trainer.adam_beta1", 1.5, "trainer.adam_beta1=1.5: must be from 0 to below 1"),
         ("lora.r", 1.5, "lora.r=1.5: must be a whole number"),
@@ -431,16 +431,12 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
     [
         ({"+lora.init_lora_weights": "pissa"}, "^lora: init_lora_weights=pissa is not supported"),
         ({"+lora.alora_invocation_tokens": "[5]"}, "^lora: LoRA with alora_invocation_tokens is not supported"),
-        ({"lora.target_modules": 5}, "^lora: "),
+        ({"lora.target_modules": 5}, "^lora.target_modules=5: must be a name or a list or null"),
         ({"+trainer.fp16": "true"}, "^trainer: At most one of fp16 and bf16 can be True"),
-        (
-            {"+trainer.resume_from_checkpoint": "elsewhere"},
-            "^trainer.resume_from_checkpoint: leave it out",
-        ),
         ({"+trainer.use_liger_kernel": "true"}, "^trainer: .*liger"),
         ({"+trainer.deepspeed": "ds.json"}, "^trainer: .*deepspeed"),
         ({"+trainer.push_to_hub": "true"}, "^trainer: .*offline"),
-        ({"+trainer.dataloader_num_workers": -1}, "^trainer: .*num_workers"),
+        ({"+trainer.dataloader_persistent_workers": "true"}, "^trainer: persistent_workers option needs num_workers"),
         ({"attn_implementation": "flex_attention"}, "^trainer: FlexAttention does not support backward on CPU"),
         (
             {"+trainer.dataloader_drop_last": "true", "trainer.per_device_train_batch_size": 4},
@@ -453,6 +449,23 @@ def test_what_a_library_refuses_late_leaves_nothing_behind(run, tmp_path, keys, 
     with pytest.raises(InputError, match=message):
         run("late", **keys)
     assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"trainer.learning_rate": 1e30, "lora": "null"}, "lower trainer.learning_rate, or take dtype=float32"),
+        (
+            {"loss_on_blanks": "false", "trainer.per_device_train_batch_size": 1},
+            "no token of its texts is to be learnt",
+        ),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_the_training(run, tmp_path, keys, message):
+    texts = tmp_path / "texts.csv"
+    texts.write_text('text\n" "\nAda was born in Lyon.\n')
+    with pytest.raises(InputError, match=rf"^trainer: the loss is not a number \(NaN\) at step \d: {message}"):
+        run("diverged", dataset=texts, **{"trainer.max_steps": 9, "trainer.bf16": "false", **keys})
 
 
 def test_a_fault_after_the_first_step_keeps_its_traceback(run, tmp_path, monkeypatch):

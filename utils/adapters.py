@@ -58,10 +58,23 @@ def adapter_base(model: str) -> str | None:
     try:
         adapter = json.loads(path.read_text(encoding="utf-8"))
         base = adapter.get("base_model_name_or_path") or ""
+        if not isinstance(base, str):
+            raise ValueError("its base model is no name")
     except (AttributeError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint") from error
     check_kind(adapter, str(path))
     return base
+
+
+def check_base(model: str, base: str | None) -> None:
+    """Raise InputError where an adapter rests on itself; `base` is what it is put on, maybe an adapter as well."""
+    place, below = Path(model).expanduser().resolve(), base
+    seen = set()
+    while below and below not in seen:
+        if Path(below).expanduser().resolve() == place:
+            raise InputError(f"{model}: the adapter's base model is itself; give the model that it was trained on")
+        seen.add(below)
+        below = adapter_base(below)
 
 
 def check_kind(adapter: Mapping, what: str) -> None:

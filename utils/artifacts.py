@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,9 @@ def check_writable(key: str, *paths: Path) -> None:
             nearest = next(folder for folder in path.parents if folder.exists())
             with tempfile.TemporaryFile(dir=nearest):
                 pass
+            owners = 0, nearest.stat().st_uid, path.stat().st_uid if path.exists() else os.geteuid()
+            if nearest.stat().st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+                raise InputError(f"{key}: {path} is another user's, and so is its folder; name another file")
             for name in path.relative_to(nearest).parts:
                 (nearest / name).exists()  # raises where the name is too long
         except OSError as error:

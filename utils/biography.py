@@ -24,9 +24,12 @@ def read_texts(path: str | Path) -> Iterator[str]:
     """Yield the column `text` of a CSV file, row by row, tags and all.
 
     Raises InputError that names the file (no such file, not UTF-8, no column `text`, no row at all) or
-    the row as well (another width, an empty text, half a pair of tags).
+    the row as well (another width, a quotation mark too few, an empty text, half a pair of tags).
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a file")
+    row = 0
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
@@ -35,7 +38,6 @@ def read_texts(path: str | Path) -> Iterator[str]:
                 raise InputError(f"{path}: no column 'text' (columns, separated by commas: {found})")
             if reader.fieldnames.count("text") > 1:
                 raise InputError(f"{path}: two columns 'text'; keep the one that is meant")
-            row = 0
             for row, cells in enumerate(reader, start=1):
                 check_width(path, row, cells)
                 plain = strip_tags(cells["text"])
@@ -49,8 +51,20 @@ def read_texts(path: str | Path) -> Iterator[str]:
                 raise InputError(f"{path}: no rows")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise unreadable(path, row, error) from error
+
+
+def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
+    """row: the last that could be read of the CSV file, 0 for the header."""
+    if isinstance(error, OSError):
+        return InputError(f"{path}: can't be read: {error.strerror}")
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})")
+    if '"' in str(error) or "unexpected end" in str(error):
+        problem = "a quotation mark that is never closed, or not doubled within its text"
+        return InputError(f"{path}: row {row + 1} has {problem}")
+    return InputError(f"{path}: row {row + 1} can't be read as CSV: {error}")
 
 
 def check_width(path: str | Path, row: int, cells: dict) -> None:

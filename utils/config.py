@@ -6,6 +6,7 @@ The only module that knows Hydra. A script declares one rule for each key of its
     def main(config): ...
 """
 
+import argparse
 import atexit
 import difflib
 import functools
@@ -17,18 +18,21 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, unwritten
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
@@ -55,6 +59,17 @@ def plain_path(value: str) -> str:
 def path() -> Rule:
     """A file or folder that need not be there."""
     return lambda value: plain_path(text()(value))
+
+
+def file_name() -> Rule:
+    """A file to write, whose ending is added."""
+
+    def rule(value):
+        if Path(text()(value)).name in ("", ".."):
+            raise ValueError("must be a file's name")
+        return plain_path(value)
+
+    return rule
 
 
 def one_of(*choices: object) -> Rule:
@@ -117,8 +132,7 @@ def is_there(value: str, kind: Callable[[int], bool]) -> bool:
 
 def file() -> Rule:
     def rule(value):
-        if not isinstance(value, str) or not value:
-            raise ValueError("no such file")
+        value = text()(value)
         if is_there(value, stat.S_ISDIR):
             raise ValueError("a folder, not a file")
         if not is_there(value, stat.S_ISREG):
@@ -135,13 +149,11 @@ def model(known: Sequence[str] = ("config.json", "adapter_config.json")) -> Rule
     hint = "give a hub name, a model's folder or a .gguf file"
 
     def rule(value):
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"must be a model: {hint}")
-        path = Path(plain_path(value))
+        path = Path(plain_path(text()(value)))
         if is_there(value, stat.S_ISDIR):
             if not any((path / name).is_file() for name in known):
-                checkpoints = ", ".join(sorted(inside.name for inside in path.glob("checkpoint-*")))
-                inside = f"; it holds {checkpoints}: name one of these" if checkpoints else f": {hint}"
+                models = ", ".join(sorted({found.parent.name for name in known for found in path.glob(f"*/{name}")}))
+                inside = f"; it holds {models}: name one of these" if models else f": {hint}"
                 raise ValueError(f"the folder holds no model (none of {', '.join(known)}){inside}")
         elif is_there(value, stat.S_ISREG):
             with open(path, "rb") as opened:
@@ -163,7 +175,7 @@ def checkpoint() -> Rule:
     """A folder that holds a model or an adapter, or a run's folder with checkpoints that do."""
 
     def rule(value):
-        if not isinstance(value, str) or not is_there(value, stat.S_ISDIR):
+        if not is_there(text()(value), stat.S_ISDIR):
             raise ValueError("no such folder")
         for inside in checkpoints_in(value):
             try:
@@ -208,14 +220,14 @@ def optional(rule: Rule) -> Rule:
     return lambda value: None if value is None else rule(value)
 
 
-def check(config: DictConfig, rules: dict[str, Rule]) -> None:
+def check(config: DictConfig, rules: dict[str, Rule], fixed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Resolve the configuration's interpolations, and give each key the value that its rule makes of it.
 
-    Raises InputError at the first key that is unknown, missing or has an impossible value.
+    Raises InputError at the first key that is unknown, missing, fixed (see `script`) or has an impossible value.
     """
     for key in config:
         if key not in rules:
-            raise unknown_key(str(key), rules)
+            raise unknown_key(str(key), rules, inner_keys(config))
     missing = [key for key in rules if OmegaConf.is_missing(config, key) or key not in config]
     if missing:
         needed = ", ".join(f"{key}=..." for key in missing)
@@ -232,6 +244,20 @@ def check(config: DictConfig, rules: dict[str, Rule]) -> None:
         except ValueError as error:
             shown = "" if isinstance(value, DictConfig) else f"={value}"
             raise InputError(f"{key}{shown}: {error}") from error
+    given = inner_keys(config)
+    for key in fixed:
+        if key in given:
+            raise left_out(key, fixed)
+
+
+def left_out(key: str, fixed: Mapping[str, str]) -> InputError:
+    return InputError(f"{key}: leave it out; {fixed[key]}")
+
+
+def inner_keys(config: DictConfig) -> list[str]:
+    """The keys of a configuration's sub-trees: "trainer.learning_rate"."""
+    trees = ((key, config._get_node(key)) for key in config)
+    return [f"{key}.{inner}" for key, tree in trees if isinstance(tree, DictConfig) and tree for inner in tree]
 
 
 def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
@@ -253,36 +279,100 @@ def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
         )
 
 
-def unknown_key(key: str, known) -> InputError:
+def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> InputError:
+    """inner: the keys of sub-trees, which are easily given without the tree's name."""
     if key.split(".")[0] in known and "." in key:
         return InputError(f"unknown key {key}: correct it, or add what the YAML does not list with a plus: +{key}=...")
+    in_full = {full.rpartition(".")[2]: full for full in inner}
     close = difflib.get_close_matches(key, known, n=1)
-    keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
-    hint = f"did you mean {close[0]}?" if close else f"the keys are: {keys}"
+    close_inner = difflib.get_close_matches(key, in_full, n=1)
+    if key in in_full:
+        hint = f"did you mean {in_full[key]}?"
+    elif close:
+        hint = f"did you mean {close[0]}?"
+    elif close_inner:
+        full = in_full[close_inner[0]]
+        hint = f"did you mean {full}? What the YAML does not list goes as +{full.split('.')[0]}.{key}=..."
+    else:
+        keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
+        hint = f"the keys are: {keys}"
     return InputError(f"unknown key {key}: {hint}")
 
 
-def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
+def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fixed: Mapping[str, str]) -> str:
+    """What the user reads where Hydra could not make a configuration of the command line and the YAML files."""
+    if isinstance(error, MissingConfigException):
+        return f"{error.missing_cfg_file}: no such YAML file in {CONFIG_FOLDER}"
+    damaged = damage(name) or damage("shared")
+    if damaged:
+        return damaged
+    # Hydra's own words are those of its grammar.
+    unread = getattr(error, "override", None) or next((given for given in sys.argv[1:] if given.startswith("=")), None)
+    if unread:
+        return f"{unread}: not of the form key=value; a value with spaces or signs goes in quotes: \"key='value'\""
+    several = re.match("Ambiguous value for argument '(.*)'\n", str(error))
+    if several:
+        key, _, values = several[1].partition("=")
+        return f"{several[1]}: several values; give one, or a list in brackets: {key}=[{values}]"
+    while not str(error) and error.__context__:
+        error = error.__context__
+    misspelt = re.match(r"Could not override '([^']+)'", str(error))
+    if not misspelt:
+        return f"conf/{name}.yaml: {one_line(error)}" if "defaults" in str(error) else one_line(error)
+    key = misspelt[1]
+    declared = OmegaConf.load(CONFIG_FOLDER / f"{name}.yaml")
+    if key in rules and key not in declared:
+        return f"conf/{name}.yaml: lacks the key {key}; put it back"
+    if key in rules:
+        return f"{key}: set its keys one by one: {key}.<key>=..., with a plus before a key that the YAML does not list"
+    if key in fixed:
+        return str(left_out(key, fixed))
+    return str(unknown_key(key, rules, inner_keys(declared)))
+
+
+def damage(name: str) -> str | None:
+    """What is wrong with a YAML file of conf/ by itself; None where it can be read."""
+    try:
+        if not OmegaConf.is_dict(OmegaConf.load(CONFIG_FOLDER / f"{name}.yaml")):
+            return f"conf/{name}.yaml: must hold keys and values, not a list"
+    except MarkedYAMLError as error:
+        return f"conf/{name}.yaml: line {(error.problem_mark or error.context_mark).line + 1}: {error.problem}"
+    except Exception as error:  # such as of bytes that are no text, or of a number alone
+        return f"conf/{name}.yaml: can't be read: {one_line(error)}"
+    return None
+
+
+def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapping[str, str] = MappingProxyType({})):
     """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
 
-    writes: see `check_sweep`.
+    writes: see `check_sweep`; fixed: keys of sub-trees that the script sets itself, and what to know of each.
 
     `main.__wrapped__` is the plain function, for use without a command line. A fault of ours (any
     other exception) keeps its traceback.
     """
 
     def decorate(function):
+        began = False
+
         def checked(config: DictConfig) -> None:
+            nonlocal began
+            began = True
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     check_sweep(config, writes)
-                check(config, rules)
+                check(config, rules, fixed)
                 function(config)
             except InputError as error:
                 stop(name, str(error))
+            except OSError as error:
+                if not unwritten(error):
+                    raise
+                stop(name, unwritten(error))
 
         @functools.wraps(function)
         def command_line() -> None:
+            nonlocal began
+            began = False
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             # A job that is cancelled (SIGTERM) ends as by Ctrl-C, so that it tidies up.
@@ -291,28 +381,30 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
             sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
             # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
             logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+            # Where this is installed, bitsandbytes has it fetch such kernels from a hub: code, which would then run.
+            sys.modules.setdefault("kernels", None)
             use_huge_pages()
             collect_garbage_rarely()
+            argparse.ArgumentParser.error = lambda _, message: stop(
+                name, f"{message}; keys go without dashes: key=value"
+            )
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
-                decorated(checked)()
+                check_environment()
+                try:
+                    decorated(checked)()
+                finally:
+                    check_output()
             except KeyboardInterrupt:
-                print(f"{name}.py: stopped", file=sys.stderr)
+                if is_speaker():
+                    print(f"{name}.py: stopped", file=sys.stderr)
                 sys.exit(130)
-            except (HydraException, OmegaConfBaseException) as error:
-                misspelt = re.match(r"Could not override '([^']+)'", str(error))
-                if misspelt and misspelt[1] in rules:
-                    hint = f"{misspelt[1]}.<key>=..., with a plus before a key that the YAML does not list"
-                    stop(name, f"{misspelt[1]}: set its keys one by one: {hint}")
-                if misspelt:
-                    stop(name, str(unknown_key(misspelt[1], rules)))
-                unread = getattr(error, "override", None)
-                if unread:
-                    stop(
-                        name,
-                        f"{unread}: {one_line(error)}; a value with spaces or signs goes in quotes: \"key='value'\"",
-                    )
-                stop(name, one_line(error))
+            except InputError as error:
+                stop(name, str(error))
+            except Exception as error:
+                if began:
+                    raise  # a fault of ours
+                stop(name, unwritten(error) or refused_by_hydra(error, name, rules, fixed))
 
         return command_line
 
@@ -338,6 +430,45 @@ def collect_garbage_rarely() -> None:
     atexit.register(gc.freeze)
 
 
+def check_environment() -> None:
+    """Raise InputError where the script would wait without end for processes that nobody launched."""
+    if sys.stdout is None:
+        raise InputError("standard output is closed; to see nothing of it, give > /dev/null")
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or int(size) < 1:
+        raise InputError(f"WORLD_SIZE={size} in the environment: no number of processes; unset WORLD_SIZE")
+    launched = "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"
+    missing = [variable for variable in launched if not os.environ.get(variable)]
+    left = "WORLD_SIZE" if int(size) > 1 else "LOCAL_RANK"
+    if missing and (int(size) > 1 or "LOCAL_RANK" in os.environ):
+        raise InputError(
+            f"{left}={os.environ[left]} in the environment without {missing[0]}: unset {left}, or launch with torchrun"
+        )
+
+
+def check_output() -> None:
+    """Raise InputError where standard output takes no more: its reader has left, or the disk is full."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python itself would complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(unwritten(error) or f"standard output can't be written: {error.strerror}") from error
+
+
+def is_speaker() -> bool:
+    """Whether this process speaks for all of those that torchrun launched on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def stop(name: str, message: str) -> None:
-    print(f"{name}.py: {message}", file=sys.stderr)
+    try:
+        check_output()
+    except InputError as error:
+        message = str(error)
+    if not is_speaker():
+        # Mostly all processes have the same to say; torchrun stops this one once the first has said it.
+        time.sleep(5)
+    print(f"{name}.py: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

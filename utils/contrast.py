@@ -32,6 +32,10 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     (under one tokenizer) tokens are not the same.
     """
     of_large, of_small = OLDER | large.settings, OLDER | small.settings
+    for dump, one, other in ((large, of_large, of_small), (small, of_small, of_large)):
+        if "operation" in one and "operation" not in other:
+            hint = "contrast two dumps that save_attention.py wrote"
+            raise InputError(f"{shown(dump.model)} is a contrast of two models already; {hint}")
     for key in sorted({*of_large, *of_small} - set(MAY_DIFFER)):
         if of_large.get(key) != of_small.get(key):
             raise InputError(

@@ -1,5 +1,7 @@
 """The one error that is the user's to mend."""
 
+import errno
+
 
 class InputError(ValueError):
     """Bad input: a key, file or row that the message names, with what to do about it.
@@ -12,6 +14,15 @@ def one_line(error: BaseException) -> str:
     """A library's message on one line, of 300 characters at most; without a message, the kind of error."""
     lines = (line.strip() for line in str(error).splitlines())
     return "; ".join(line for line in lines if line)[:300] or type(error).__name__
+
+
+def unwritten(error: BaseException) -> str | None:
+    """What to say where standard output has lost its reader, or it or a file takes no more; None for other errors."""
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        return f"standard output can't be written: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'standard output or a file'} can't be written: {error.strerror}"
+    return None
 
 
 def printable(text: str, most: int = 0) -> str:

@@ -1,23 +1,22 @@
 """A causal language model from a hub name, a folder, a GGUF file or an adapter."""
 
-import contextlib
 import importlib.util
 import inspect
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import get_max_memory
+from accelerate.utils import check_device_map, get_max_memory
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import logging
 
-from utils.adapters import adapter_base
+from utils.adapters import adapter_base, check_base
 from utils.errors import InputError, one_line
 from utils.processes import local_processes, processes
-from utils.tokens import cannot_load, source
+from utils.tokens import cannot_load, check_vocabulary, quiet_transformers, source
 
 # The arguments of `from_pretrained` that a configuration is found by.
 SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
@@ -49,6 +48,12 @@ def load_model(
     unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
     if unknown:
         raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
+    try:
+        quantization = BitsAndBytesConfig(**quant or {})
+    except PackageNotFoundError:
+        quantization = None  # said below, where it is needed
+    except (TypeError, ValueError) as error:
+        raise InputError(f"quant: {one_line(error)}") from error
     named = adapter_base(model)
     if named is not None:
         of_base = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
@@ -66,7 +71,7 @@ def load_model(
     elif quant is not None and can_quantize():
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or give quant=null")
-        arguments["quantization_config"] = BitsAndBytesConfig(**quant)
+        arguments["quantization_config"] = quantization
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
     if not place and not state.is_main_process and "quantization_config" not in arguments:
@@ -83,10 +88,14 @@ def load_model(
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 **arguments, output_loading_info=True, ignore_mismatched_sizes=True
             )
+        if isinstance(arguments.get("device_map"), dict):
+            with warnings.catch_warnings(action="ignore"):  # of names that are no parts of the model
+                check_device_map(loaded, arguments["device_map"])
     except Exception as error:  # a damaged file can raise nearly anything
         what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
         raise cannot_load(what, model, error) from error
     check_weights(model, report)
+    check_finite(model, loaded.named_parameters())
     if getattr(loaded, "_hf_peft_config_loaded", False):
         raise InputError(f"model={model}: an adapter on the hub; fetch it: hf download {model} --local-dir FOLDER")
     # Of what a model's file says here, only these would change what a call returns.
@@ -162,17 +171,6 @@ def computes_bfloat16() -> bool:
     return torch.cuda.is_available() or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-@contextlib.contextmanager
-def quiet_transformers():
-    """Without its tables of weights that do not fit, which are errors here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def check_weights(model: str, report: dict) -> None:
     """Raise InputError, naming the first weight, unless the files held each weight of the model and no other.
 
@@ -189,6 +187,21 @@ def check_weights(model: str, report: dict) -> None:
         if names:
             hint = "; join the parts of a split .gguf file first" if re.search(r"\d+-of-\d+\.gguf$", model) else ""
             raise InputError(f"{model}: {problem}: {first_of(names)}{hint}")
+
+
+def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise InputError, naming the first, where a weight holds NaN or infinity."""
+    wrong = []
+    for name, weight in weights:
+        # A sum takes no memory; one that is not finite can come of finite weights.
+        is_here = weight.is_floating_point() and not weight.is_meta
+        if is_here and not weight.sum().isfinite() and not weight.isfinite().all():
+            wrong.append(name)
+    if wrong:
+        raise InputError(
+            f"{model}: weights that are not numbers (NaN or infinite): {first_of(wrong)}; its training diverged, or "
+            "dtype=float32 helps"
+        )
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -247,13 +260,17 @@ def load_checkpoints(
         yield checkpoint, adapted
 
 
-def _load_base(adapter: str, base: str, *arguments) -> PreTrainedModel:
+def _load_base(
+    adapter: str, base: str, dtype: str, quant: dict | None, trust_remote_code: bool, *rest
+) -> PreTrainedModel:
     if not base:
         raise InputError(f"{adapter}: the adapter names no base model; give it as model=...")
     if not any(Path(adapter).expanduser().glob("adapter_model.*")):
         raise InputError(f"{adapter}: an adapter without its weights (adapter_model.safetensors)")
+    check_base(adapter, base)
+    check_vocabulary(adapter, base, trust_remote_code)
     try:
-        return merged(load_model(base, *arguments))
+        return merged(load_model(base, dtype, quant, trust_remote_code, *rest))
     except InputError as error:
         raise InputError(
             f"the base model of the adapter {adapter} (model=... if it lies elsewhere now): {error}"
@@ -280,6 +297,7 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
     # Names of both kinds are those of an older peft, which it has just read.
     if expected.keys() - found.keys() and not found.keys() - expected.keys():
         raise InputError(f"{problem}: it lacks {first_of(expected.keys() - found.keys())}")
+    check_finite(model, found.items())
     try:
         check_ends(adapted)
     except InputError as error:

@@ -29,6 +29,7 @@ class Question:
 
 def read_prompts(path: str | Path) -> dict[str, str]:
     """{field: prompt with {name} in it} from a CSV file with the columns `field` and `prompt`."""
+    row = 0
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
@@ -46,10 +47,13 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                 # file has.
                 prompts[field] = "\n".join(cells["prompt"].strip().splitlines())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
+        raise biography.unreadable(path, row, error) from error
     for field, prompt in prompts.items():
         if "{name}" not in prompt:
             raise InputError(f"{path}: the prompt of field {field!r} must hold {{name}}")
+        others = set(re.findall(r"\{\s*[^\W\d]\w*\s*\}", prompt)) - {"{name}"}
+        if others:
+            raise InputError(f"{path}: the prompt of field {field!r} holds {min(others)}; only {{name}} is filled in")
     if not prompts:
         raise InputError(f"{path}: no prompts")
     return prompts

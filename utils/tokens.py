@@ -1,5 +1,7 @@
 """A tokenizer, what identifies it, and a text's tokens with the characters that each covers. Needs no torch."""
 
+import contextlib
+import difflib
 import functools
 import hashlib
 import itertools
@@ -14,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from utils.adapters import adapter_base
+from utils.adapters import adapter_base, check_base
 from utils.dropout import NEVER_DROPPED
 from utils.errors import InputError, one_line
 
@@ -56,18 +58,73 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
     from transformers import AutoTokenizer
 
     named = adapter_base(model)
-    if named is not None and not (Path(model).expanduser() / "tokenizer_config.json").is_file():
-        return load_tokenizer(base or named, trust_remote_code)
+    if named is not None:
+        check_base(model, base or named)
+        if not has_tokenizer(model):
+            return load_tokenizer(base or named, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("tokenizer", model, error) from error
     if not tokenizer.is_fast:
         raise InputError(f"model={model}: its tokenizer gives no character offsets (transformers calls it slow)")
+    check_template(tokenizer, model)
     if tokenizer.pad_token is None:
         # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
     return tokenizer
+
+
+def has_tokenizer(adapter: str) -> bool:
+    return (Path(adapter).expanduser() / "tokenizer_config.json").is_file()
+
+
+@contextlib.contextmanager
+def quiet_transformers():
+    """Without its warnings and its tables of weights that do not fit: what is wrong is an error here, and one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
+    """Raise InputError where the template of special tokens names one that it does not define: that would abort."""
+    processor = tokenizer.backend_tokenizer.post_processor
+    described = json.loads(processor.__getstate__()) if processor else {}
+    for part in [described, *described.get("processors", [])]:
+        pieces = [*part.get("single", []), *part.get("pair", [])] if part.get("type") == "TemplateProcessing" else []
+        for piece in pieces:
+            named = piece.get("SpecialToken", {}).get("id")
+            if named is not None and named not in part["special_tokens"]:
+                raise InputError(f"model={model}: its tokenizer.json puts {named} around a text and does not define it")
+
+
+def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
+    """Raise InputError where the adapter's own tokenizer numbers its tokens otherwise than the base model's."""
+    if not has_tokenizer(adapter):
+        return
+    try:
+        of_base = load_tokenizer(base, trust_remote_code)
+    except InputError:
+        return  # weights without a tokenizer
+    found = []
+    for tokenizer in (load_tokenizer(adapter, trust_remote_code, base), of_base):
+        # Added tokens may be the adapter's own, or a chat's.
+        plain = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()
+        found.append({number: token for token, number in plain})
+    own, other = found
+    differ = [number for number in sorted(own.keys() & other.keys()) if own[number] != other[number]]
+    if differ:
+        raise InputError(
+            f"{adapter}: the adapter's vocabulary is not that of {base} (token {differ[0]} is {own[differ[0]]!r} and "
+            f"{other[differ[0]]!r}); give the base model that it was trained on"
+        )
 
 
 @functools.cache
@@ -84,7 +141,13 @@ def _hub_answers() -> bool:
 
 
 def cannot_load(what: str, model: str, error: Exception) -> InputError:
-    where = "" if Path(model).expanduser().exists() else " (not here, and not to be had from the hub)"
+    path = Path(model).expanduser()
+    if not path.exists() and path.parent.is_dir():
+        close = difflib.get_close_matches(path.name, [there.name for there in path.parent.iterdir()], n=1)
+        if close:
+            meant = path.with_name(close[0])
+            return InputError(f"model={model}: not here, and not to be had from the hub; did you mean {meant}?")
+    where = "" if path.exists() else " (not here, and not to be had from the hub)"
     return InputError(
         f"model={model}: cannot load the {what}{where}: {one_line(error)} - give another model=..., "
         "a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"

@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from data_augmentation import check_guidance
-from train import check_arguments
 from utils import biography
+from utils.arguments import check_arguments
 from utils.config import CONFIG_FOLDER, Rule, integer, seed, unknown_key
 from utils.errors import InputError
 from workflow.table import (
@@ -229,7 +229,8 @@ def check_keys(section: str, script: str, keys: dict) -> None:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
             kind = getattr(importlib.import_module(module), kind)
-            check_arguments(kind, f"{section}: {name}", {argument[0]: value})
+            inside = {argument[1]: value} if argument[1:] else value
+            check_arguments(kind, f"{section}: {name}", {argument[0]: inside})
 
 
 def is_number(value: object) -> bool:

@@ -1,0 +1,120 @@
+"""The arguments of a library's dataclass of settings, from a sub-tree of a YAML, checked before the library would."""
+
+import dataclasses
+import enum
+import math
+import types
+import typing
+
+from utils.config import unknown_key
+from utils.errors import InputError, one_line
+
+# Of the libraries' arguments: what makes no sense at 0 or from 1, and what they would notice late or never.
+POSITIVE = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "r",
+    "lora_alpha",
+    "dataloader_prefetch_factor",
+)
+BELOW_1 = ("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout")
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a name",
+    list: "a list",
+    dict: "keys and values",
+    type(None): "null",
+}
+
+
+def build(kind, key: str, values: dict, **fixed):
+    """An instance of a library's dataclass of settings; InputError names the key that it does not know or take."""
+    for name in fixed:
+        if name in values:
+            raise InputError(f"{key}.{name}: leave it out; train.py sets it itself")
+    checked = check_arguments(kind, key, values)
+    try:
+        return kind(**checked, **fixed)
+    except Exception as error:  # such as a library that is not installed
+        raise InputError(f"{key}: {one_line(error)}") from error
+
+
+def check_arguments(kind, key: str, values: dict) -> dict:
+    """The values, with whole numbers for those that stand as 8.0 or 1e3; InputError at the first that the library's
+    dataclass does not know, or that can't be meant."""
+    checked = dict(values)
+    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    # The annotation of fsdp is still that of its older form.
+    hints = typing.get_type_hints(kind) | {"fsdp": bool | None}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"{key}: {unknown_key(name, known)}")
+        if not fits(value, hints[name]):
+            raise InputError(f"{key}.{name}={value}: must be {described(hints[name])}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if float not in alternatives(hints[name]):
+                checked[name] = int(value)
+            # -1 is what stands for none where it is the default.
+            none = known[name].default == -1
+            if value <= 0 and (name in POSITIVE or (none and value != -1)):
+                raise InputError(f"{key}.{name}={value}: must be above 0")
+            if value < 0 and not none:
+                raise InputError(f"{key}.{name}={value}: must not be below 0")
+            if float not in alternatives(hints[name]) and value >= 2**63:
+                raise InputError(f"{key}.{name}={value}: must be below 2^63")
+            if name in BELOW_1 and value >= 1:
+                raise InputError(f"{key}.{name}={value}: must be from 0 to below 1")
+    return checked
+
+
+def alternatives(hint) -> list:
+    """The types that an annotation allows: of `list[str] | str | None` list[str], str and NoneType. Where there is an
+    enumeration, text must be one of its values."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return [hint]
+    kinds = [kind for part in typing.get_args(hint) for kind in alternatives(part)]
+    return [kind for kind in kinds if kind is not str or not any(map(values_of, kinds))]
+
+
+def values_of(kind) -> list | None:
+    """The values of an enumeration or a Literal; None for any other type."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [member.value for member in kind] if isinstance(kind, enum.EnumType) else None
+
+
+def fits(value, hint) -> bool:
+    """Whether a value of a YAML is of a type that an annotation allows."""
+    for kind in alternatives(hint):
+        plain, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+        if values_of(kind):
+            found = value in values_of(kind)
+        elif plain in (int, float):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            found = is_number and (plain is float or value == int(value))
+        elif plain is list:
+            found = isinstance(value, list) and all(fits(one, inner[0]) for one in value)
+        elif plain in WORDS:
+            found = isinstance(value, plain)
+        else:  # a class of the library's own, which checks it
+            found = isinstance(value, (str, dict))
+        if found:
+            return True
+    return False
+
+
+def described(hint) -> str:
+    """An annotation in the words of a message."""
+    words = []
+    for kind in alternatives(hint):
+        values = values_of(kind)
+        known = WORDS.get(typing.get_origin(kind) or kind, "keys and values")
+        words.append(f"one of {', '.join(map(str, values))}" if values else known)
+    return " or ".join(dict.fromkeys(words))
