@@ -98,7 +98,7 @@ def main(config):
     )
 
     from utils import adapters, tokens
-    from utils.models import check_ends, load_model, merged
+    from utils.models import check_ends, load_model, merged, weights_hash
     from utils.processes import is_main_process
 
     resumed = read_resumed(record) if config.resume and record.is_file() else None
@@ -257,15 +257,6 @@ def check_packing(language_model, collator, examples: list[dict]) -> None:
         raise InputError(
             f"packing: a model of type {language_model.config.model_type} mixes the texts; use packing=false"
         )
-
-
-def weights_hash(language_model) -> str:
-    """A hash of the beginning of each weight: two models that share it are one, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, weight in language_model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def read_resumed(record: Path) -> dict:
