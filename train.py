@@ -244,7 +244,6 @@ def train(config) -> None:
             try:
                 super()._save_checkpoint(*arguments, **options)
             except (OSError, SafetensorError, RuntimeError) as error:  # torch's own files raise the last
-                print(file=sys.stderr)  # below the progress bar
                 raise artifacts.NotWritten(
                     f"model_dir={model_dir}: checkpoint-{self.state.global_step} can't be saved: {one_line(error)}; "
                     "once it can, resume=true goes on from the checkpoint before"
@@ -264,7 +263,9 @@ def train(config) -> None:
         unused = torch.optim.SGD([torch.zeros(1)])
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
         done = trainer.train(resume_from_checkpoint=checkpoint)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
+        if begins.announced:
+            print(file=sys.stderr)  # below the progress bar
         raise
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
