@@ -2,11 +2,14 @@
 
     python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130
 
+All checkpoints of a run, one after another: python evaluate.py model_dir=model_out
+
 The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-Llama-3-8B output_dir=base_evaluation
 
 Several processes share the questions: torchrun --nproc-per-node 2 evaluate.py ...
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from utils import artifacts, biography, questions
 from utils.config import (
     boolean,
     checkpoint,
+    checkpoints_in,
     dtype,
     file,
     integer,
@@ -38,7 +42,7 @@ RULES = {
     "seed": integer(0),
     "max_new_tokens": optional(integer(1)),
     "choice": boolean(),
-    "batch_size": integer(1),
+    "batch_tokens": integer(1),
     "dtype": dtype(),
     "quant": optional(mapping()),
     "device_map": optional(text_or_mapping),
@@ -54,32 +58,58 @@ def main(config):
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
-    output = Path(config.output_dir or Path(config.model_dir) / "evaluation")
-    artifacts.check_writable("output_dir", output / "metrics.json", output / "predictions.csv")
+    outputs = outputs_of(config.model_dir, config.model, config.output_dir)
+    for output in outputs.values():
+        artifacts.check_writable("output_dir", output / "metrics.json", output / "predictions.csv")
     prompts = questions.read_prompts(config.prompts)
     people = biography.read_people(config.dataset, prompts)
     pool = biography.read_people(config.examples, prompts) if config.shots else []
     asked = questions.ask(people, pool, prompts, config.shots, config.seed, config.people or len(people))
 
     # torch and transformers take seconds to import: only once the input is known to be good.
-    import pandas as pd
     import torch
     from omegaconf import OmegaConf
 
-    from utils import answers, scores, tokens
-    from utils.models import load_model
-    from utils.processes import gathered, is_main_process, my_share, progress
+    from utils import scores, tokens
+    from utils.models import load_checkpoints
+    from utils.processes import is_main_process
 
-    # Prepare model
-    checkpoint = config.model_dir or config.model
     base = config.model if config.model_dir else None
-    if base and tokens.adapter_base(checkpoint) is None:
-        raise InputError(f"model={base}: leave it out; model_dir={checkpoint} holds a whole model, not an adapter")
-    tokenizer = tokens.load_tokenizer(checkpoint, config.trust_remote_code, base)
-    placed = {"device_map": config.device_map, "max_memory": config.max_memory}
-    language_model = load_model(
-        checkpoint, config.dtype, config.quant, config.trust_remote_code, base=base, placed=placed
-    )
+    for name in outputs if base else ():
+        if tokens.adapter_base(name) is None:
+            raise InputError(f"model={base}: leave it out; model_dir={name} holds a whole model, not an adapter")
+    options = {"dtype": config.dtype, "quant": config.quant, "trust_remote_code": config.trust_remote_code}
+    options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
+    for name, language_model in load_checkpoints(outputs, base, **options):
+        tokenizer = tokens.load_tokenizer(name, config.trust_remote_code, base)
+        results = answer(language_model, tokenizer, asked, config)
+        device = language_model.device.type
+        del language_model  # before the next is loaded
+        if not is_main_process():
+            continue
+        output = outputs[name]
+        artifacts.write_csv(output / "predictions.csv", results)
+        asked_of = {"model_dir": name} if config.model_dir else {}
+        metrics = scores.by_field(results) | artifacts.record(OmegaConf.to_container(config) | asked_of)
+        metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
+        metrics["seconds"] = round(time.monotonic() - started, 1)
+        artifacts.write_json(output / "metrics.json", metrics)
+        show(metrics, f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
+        started = time.monotonic()
+
+
+def outputs_of(model_dir: str | None, model: str | None, output_dir: str | None) -> dict[str, Path]:
+    """Each checkpoint that is asked, in the order of their steps, and where its answers go."""
+    checkpoints = checkpoints_in(model_dir) if model_dir else []
+    if checkpoints:
+        return {str(path): Path(output_dir, path.name) if output_dir else path / "evaluation" for path in checkpoints}
+    return {model_dir or model: Path(output_dir or Path(model_dir) / "evaluation")}
+
+
+def answer(language_model, tokenizer, asked: list[questions.Question], config) -> list[dict]:
+    """A row of predictions.csv for each question, in every process; the processes share the work."""
+    from utils import answers, scores
+    from utils.processes import gathered, is_main_process, my_share, progress
 
     # Prepare data
     lengths = answers.answer_tokens(tokenizer, asked)
@@ -95,19 +125,19 @@ def main(config):
     # Answer
     mine = my_share(list(range(len(asked))))
     answered: dict[int, tuple[str, float]] = {}
+    prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     with progress("answers", total=len(mine)) as bar:
-        prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
-        for batch in answers.greedy_answers(language_model, tokenizer, prompted, golds, limit, config.batch_size):
+        for batch in answers.greedy_answers(language_model, tokenizer, prompted, golds, limit, config.batch_tokens):
             answered.update({mine[place]: answer for place, answer in batch.items()})
             bar.update(len(batch))
     chosen: dict[int, str] = {}
-    for index in progress("choices", mine) if config.choice else ():
-        choices = asked[index].choices
-        found = answers.log_likelihoods(language_model, tokenizer, asked[index].prompt, choices, config.batch_size)
-        chosen[index] = choices[found.index(max(found))]
+    with progress("choices", total=len(mine)) if config.choice else contextlib.nullcontext() as bar:
+        choices = [asked[index].choices for index in mine] if config.choice else []
+        for batch in answers.choice_log_likelihoods(language_model, tokenizer, prompted, choices, config.batch_tokens):
+            for place, found in batch.items():
+                chosen[mine[place]] = choices[place][found.index(max(found))]
+            bar.update(len(batch))
     answered, chosen = gathered(answered), gathered(chosen)
-    if not is_main_process():
-        return
 
     # Score
     results = []
@@ -126,19 +156,15 @@ def main(config):
                 "chosen": chosen.get(index),
             }
         )
-    metrics = scores.by_field(results)
+    return results
 
-    # Save
-    artifacts.write_csv(output / "predictions.csv", results)
-    metrics |= artifacts.record(OmegaConf.to_container(config))
-    device = language_model.device.type
-    metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
-    metrics["seconds"] = round(time.monotonic() - started, 1)
-    artifacts.write_json(output / "metrics.json", metrics)
+
+def show(metrics: dict, last_line: str) -> None:
+    import pandas as pd
 
     table = pd.DataFrame(metrics["fields"] | {"average": metrics["average"]}).T
     print(table.dropna(axis=1, how="all").to_string(float_format=lambda value: f"{value:.2f}"))
-    print(f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
+    print(last_line)
 
 
 if __name__ == "__main__":

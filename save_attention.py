@@ -63,6 +63,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     from utils import received_attention
     from utils.models import load_model, weights_hash
+    from utils.padding import batches
     from utils.processes import gathered, is_main_process, my_share, of_first, progress
 
     # Prepare data
@@ -78,7 +79,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     tokens.check_texts(encoded, language_model, config.dataset)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    batches = received_attention.batches([len(text.input_ids) for text in encoded], config.batch_tokens)
+    in_batches = batches([len(text.input_ids) for text in encoded], config.batch_tokens)
 
     # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to.
     settings = OmegaConf.to_container(config)
@@ -94,8 +95,8 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     # Read attention
     values = {}
-    for number in progress("attention", my_share([number for number in range(len(batches)) if number not in done])):
-        batch = batches[number]
+    for number in progress("attention", my_share([number for number in range(len(in_batches)) if number not in done])):
+        batch = in_batches[number]
         of_batch = None if queries is None else [queries[index] for index in batch]
         received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
         values[number] = [of_text[encoded[index].positions] for index, of_text in zip(batch, received, strict=True)]
@@ -106,7 +107,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     for number, rows in of_before.items():
         values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
     of_text = {
-        index: row for number, batch in enumerate(batches) for index, row in zip(batch, values[number], strict=True)
+        index: row for number, batch in enumerate(in_batches) for index, row in zip(batch, values[number], strict=True)
     }
 
     # Save

@@ -35,7 +35,7 @@ from utils import answers, attention_dump, biography, contrast, dropout, questio
 from utils.attention_dump import Dump, Row, text_hash
 from utils.config import use_huge_pages
 from utils.models import load_model
-from utils.padding import padded
+from utils.padding import batches, padded
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("save_attention", "contrast_attention", "data_augmentation", "train", "evaluate")
@@ -95,7 +95,7 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     tokenizer = tokens.load_tokenizer(models["small"])
     ids = [of_text.input_ids for of_text in tokens.encode(tokenizer, biographies(100 if quick else 1000))]
     few = ids[: 10 if quick else 50]
-    batches = received_attention.batches([len(of_text) for of_text in ids], 2048)
+    in_batches = batches([len(of_text) for of_text in ids], 2048)
 
     receive = received_attention.ReceivedAttention(model)
 
@@ -113,7 +113,7 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     # In parts, each with short and long batches, so that there is a spread.
     parts = 2 if quick else 5
     for first in range(parts):
-        of_part = batches[first::parts]
+        of_part = in_batches[first::parts]
         count = sum(len(ids[index]) for batch in of_part for index in batch)
         ways = [(plain, sum(map(len, few))), (body(other, ids, of_part), count), (partial(streamed, of_part), count)]
         for rate, (found,) in zip(rates, alternate(1, *ways), strict=True):
@@ -123,13 +123,13 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     report(name, "bare body", rates[1], rates[2], "tokens/s", 1)
 
 
-def body(model, ids: list[list[int]], batches: list[list[int]]) -> Timed:
+def body(model, ids: list[list[int]], in_batches: list[list[int]]) -> Timed:
     """The model without its vocabulary head, with torch's fused attention: what the hardware allows, nearly."""
 
     @torch.inference_mode()
     def run():
         model.set_attn_implementation("sdpa")
-        for batch in batches:
+        for batch in in_batches:
             of_batch, mask = padded([ids[index] for index in batch])
             model.base_model(input_ids=of_batch, attention_mask=mask, use_cache=False)
 
@@ -388,7 +388,7 @@ def evaluation(models: dict[str, str], quick: bool) -> None:
     def ours(model, part):
         texts, golds = [question.prompt for question in part], [question.answer for question in part]
         found = {}
-        for batch in answers.greedy_answers(model, tokenizer, texts, golds, limit, 16):
+        for batch in answers.greedy_answers(model, tokenizer, texts, golds, limit, 4096):
             found |= batch
         return [found[index] for index in range(len(part))]
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from tests import tiny
 from utils import adapters, answers
 from utils.errors import InputError
-from utils.models import load_model, merged
+from utils.models import load_checkpoints, load_model, merged
 from utils.received_attention import ReceivedAttention
 from utils.tokens import load_tokenizer
 
@@ -88,6 +88,17 @@ def check_read_back(model, base: str, folder) -> None:
     torch.manual_seed(77)  # what is drawn while loading is not what the adapter was trained with
     again = load_model(str(folder), base=base)
     assert likelihoods(again) == pytest.approx(expected, abs=1e-5)
+    # Two checkpoints of one run, on one base model.
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.2 * torch.randn_like(weight))
+    later, of_later = f"{folder}-later", likelihoods(model)
+    assert max(abs(one - other) for one, other in zip(expected, of_later, strict=True)) > 0.01
+    model.save_pretrained(later)
+    in_turn = [likelihoods(loaded) for _, loaded in load_checkpoints([str(folder), later, str(folder)], base)]
+    for found, alone in zip(in_turn, (expected, of_later, expected), strict=True):
+        assert found == pytest.approx(alone, abs=1e-5)
     # Other sums of float32, of some ten tokens.
     assert likelihoods(merged(again)) == pytest.approx(expected, abs=1e-3)
 
@@ -186,3 +197,14 @@ def test_attention_is_read_with_the_adapter(kind, tiny_model, tmp_path):
     # The same weights, as one product or two: sums of float32.
     np.testing.assert_allclose(adapted, whole, rtol=1e-4, atol=1e-7)
     assert np.abs(adapted - plain).max() > 1e-3
+
+
+def test_adapters_of_one_configuration_share_their_base_model(tiny_model, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("utils.models.load_model", lambda model, *given, **options: loaded.append(model) or load(model))
+    load = load_model
+    for name, r in (("first", 8), ("second", 8), ("third", 4)):
+        trained(str(tiny_model), configuration("LORA", **LINEAR, r=r)).save_pretrained(tmp_path / name)
+    folders = [str(tmp_path / name) for name in ("first", "second", "third")]
+    assert [folder for folder, _ in load_checkpoints(folders, str(tiny_model))] == folders
+    assert loaded.count(str(tiny_model)) == 2

@@ -41,12 +41,12 @@ def one_at_a_time(model, tokenizer, prompt: str, most: int) -> str:
 
 
 @torch.inference_mode()
-def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_batch_size(asked):
+def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_size_of_batch(asked):
     model, tokenizer = asked
     expected = [one_at_a_time(model, tokenizer, prompt, 12) for prompt in PROMPTS]
-    for batch_size in (1, 2, 3, 5):
+    for batch_tokens in (1, 60, 100, 10_000):
         found = {}
-        for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, batch_size):
+        for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, batch_tokens):
             found.update(batch)
         assert [found[index][0] for index in range(len(PROMPTS))] == expected
         for index, (prompt, gold) in enumerate(zip(PROMPTS, CHOICES, strict=True)):
@@ -80,9 +80,9 @@ def test_greedy_is_greedy_whatever_the_models_files_say(asked):
             for key, value in settings.items():
                 setattr(model.generation_config, key, value)
             model.config.use_cache = settings.get("use_cache", True)
-            for batch_size in (1, 5):
+            for batch_tokens in (1, 10_000):
                 found = {}
-                for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 6, batch_size):
+                for batch in answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 6, batch_tokens):
                     found.update(batch)
                 assert [found[index][0] for index in range(len(PROMPTS))] == expected, settings
     finally:
@@ -110,7 +110,7 @@ def test_an_answer_ends_at_the_first_end_of_text_token_whatever_is_called_specia
     else:
         ends = {generated[0][3]}
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(generated[0][3])
-    (batch,) = answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, 5)
+    (batch,) = answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 12, 10_000)
     for index, ids in enumerate(generated):
         begin = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         text = tokenizer.decode(ids[:begin], skip_special_tokens=True)
@@ -161,20 +161,41 @@ def test_a_prompt_that_is_cut_otherwise_before_an_answer(asked, monkeypatch):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_log_likelihoods_are_the_sums_over_the_answers_tokens(asked, prompt, batch_size):
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
+def test_log_likelihoods_are_the_sums_over_the_answers_tokens(asked, batch_tokens):
+    """Of all prompts at once, each with choices of its own, in batches that mix the prompts' choices."""
     model, tokenizer = asked
-    found = answers.log_likelihoods(model, tokenizer, prompt, CHOICES, batch_size)
-    begin = len(tokenizer(prompt)["input_ids"])
-    for answer, likelihood in zip(CHOICES, found, strict=True):
-        ids = tokenizer(f"{prompt} {answer}")["input_ids"]
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-        expected = 0.0
-        for position in range(begin, len(ids)):
-            expected += float(logits[position - 1].log_softmax(dim=0)[ids[position]])
-        # Float32 logits of magnitude 10 or so carry errors of about 1e-5 each, over some 20 tokens.
-        assert likelihood == pytest.approx(expected, abs=1e-3)
+    choices = [CHOICES[number:] for number in range(len(PROMPTS))]
+    found = {}
+    for batch in answers.choice_log_likelihoods(model, tokenizer, PROMPTS, choices, batch_tokens):
+        assert found.keys().isdisjoint(batch)
+        found.update(batch)
+    assert sorted(found) == list(range(len(PROMPTS)))
+    for index, prompt in enumerate(PROMPTS):
+        begin = len(tokenizer(prompt)["input_ids"])
+        for answer, likelihood in zip(choices[index], found[index], strict=True):
+            ids = tokenizer(f"{prompt} {answer}")["input_ids"]
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            expected = 0.0
+            for position in range(begin, len(ids)):
+                expected += float(logits[position - 1].log_softmax(dim=0)[ids[position]])
+            # Float32 logits of magnitude 10 or so carry errors of about 1e-5 each, over some 20 tokens.
+            assert likelihood == pytest.approx(expected, abs=1e-3)
+
+
+@torch.inference_mode()
+def test_choices_of_several_prompts_run_through_the_model_together(asked, monkeypatch):
+    model, tokenizer = asked
+    forward, rows = model.forward, []
+
+    @functools.wraps(forward)
+    def counted(*arguments, **options):
+        rows.append(len(options["input_ids"]))
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(model, "forward", counted)
+    list(answers.choice_log_likelihoods(model, tokenizer, PROMPTS, [CHOICES] * len(PROMPTS), 100_000))
+    assert rows == [len(PROMPTS), len(PROMPTS) * len(CHOICES)]
 
 
 def test_the_probabilities_of_all_one_token_answers_sum_to_one():
@@ -212,7 +233,7 @@ def test_an_end_of_text_token_that_a_tokenizer_appends_is_not_fed(architecture):
     model = tiny.model(architecture, len(plain))
     found = [
         (
-            list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 8, 2)),
+            list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 8, 60)),
             answers.log_likelihoods(model, tokenizer, PROMPTS[1], CHOICES, 2),
         )
         for tokenizer in (plain, appending)
@@ -237,7 +258,7 @@ def test_probabilities_that_are_not_numbers_are_refused():
     with torch.no_grad():
         model.lm_head.weight[5] = torch.nan
     with pytest.raises(InputError, match="not numbers"):
-        list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 2, 2))
+        list(answers.greedy_answers(model, tokenizer, PROMPTS, CHOICES, 2, 60))
     with pytest.raises(InputError, match="not numbers"):
         answers.log_likelihoods(model, tokenizer, PROMPTS[1], CHOICES, 2)
 

@@ -69,7 +69,7 @@ def test_evaluation(architecture):
     prompts = ["The city is", "The birth date of Ada is", "The employer of Patricia Gray was", "A"]
     golds = ["Odense", "10 December 1815", "IBM", "B"]
     plain = plain_evaluation.answers(model, tokenizer, prompts, golds, 10, batch_size=3)
-    (found,) = answers.greedy_answers(model, tokenizer, prompts, golds, 10, batch_size=4)
+    (found,) = answers.greedy_answers(model, tokenizer, prompts, golds, 10, batch_tokens=10_000)
     for index, (text, likelihood) in enumerate(plain):
         assert found[index][0] == text
         # Some ten float32 logits of magnitude 10 each.

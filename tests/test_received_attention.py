@@ -262,12 +262,3 @@ def test_a_fault_of_our_own_is_not_taken_for_the_models(error, monkeypatch):
     monkeypatch.setattr(received_attention, "softmax_attention", broken)
     with pytest.raises(error, match="softmax"):
         ReceivedAttention(tiny.model("llama")).texts(random_texts([5]))
-
-
-def test_batches_hold_every_text_once_and_no_more_tokens_than_allowed():
-    lengths = [5, 90, 7, 7, 30, 1, 64, 200]
-    batches = received_attention.batches(lengths, batch_tokens=128)
-    assert sorted(index for batch in batches for index in batch) == list(range(8))
-    for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= 128 or len(batch) == 1

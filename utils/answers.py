@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import tokens
 from utils.errors import InputError, one_line
-from utils.padding import padded
+from utils.padding import batches, padded
 from utils.questions import Question
 
 
@@ -112,7 +112,7 @@ def greedy_answers(
     prompts: list[str],
     golds: list[str],
     max_new_tokens: int,
-    batch_size: int,
+    batch_tokens: int,
 ) -> Iterator[dict[int, tuple[str, float]]]:
     """Yield, batch by batch, {index of the prompt: (the model's greedy continuation up to the first newline, and the
     gold answer's log-likelihood, as `log_likelihoods` defines it)}.
@@ -124,10 +124,7 @@ def greedy_answers(
     encoded = list(map(text_ids, tokens.encode(tokenizer, prompts, "tokenizer")))
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
     continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
-    # Prompts of like length together need little padding; the longest first shows at once if memory suffices.
-    order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in batches([len(of_prompt) for of_prompt in encoded], batch_tokens):
         ids, mask = (part.to(device) for part in padded([encoded[index] for index in batch], left=True))
         # All but the last token, whose logits both parts begin with.
         cache = DynamicCache(config=model.config)
@@ -235,38 +232,68 @@ def log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return logits.gather(2, ids[:, :, None].to(logits.device)).squeeze(2) - logits.logsumexp(dim=2)
 
 
-@torch.inference_mode()
 def log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, answers: list[str], batch_size: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, answers: list[str], batch_tokens: int
 ) -> list[float]:
-    """The natural log of the probability that the model continues `prompt` with a space and each answer.
+    """As `choice_log_likelihoods`, of one prompt."""
+    (found,) = choice_log_likelihoods(model, tokenizer, [prompt], [answers], batch_tokens)
+    return found[0]
 
-    The prompt runs through the model once; the answers share what it left in the cache.
+
+@torch.inference_mode()
+def choice_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    choices: list[list[str]],
+    batch_tokens: int,
+) -> Iterator[dict[int, list[float]]]:
+    """Yield, batch by batch, {index of the prompt: for each of its choices the natural log of the probability that the
+    model continues the prompt with a space and this choice}.
+
+    Each prompt runs through the model once; its choices, in batches with those of other prompts, share what it left in
+    the cache.
     """
     device = model.get_input_embeddings().weight.device
+    lengths = [len(of_prompt.input_ids) for of_prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
+    for batch in batches(lengths, batch_tokens):
+        continued = [continued_by(tokenizer, prompts[index], choices[index]) for index in batch]
+        ids, mask = (part.to(device) for part in padded([prefix for prefix, _, _ in continued], left=True))
+        cache = DynamicCache(config=model.config)
+        if ids.shape[1]:
+            next_logits(model, ids, mask, cache, logits_to_keep=1)
+        # (the prompt's row in the batch, which of its choices, the choice's ids, how many of them are the prompt's)
+        rows = [
+            (row, place, of_choice, begin)
+            for row, (_, following, begins) in enumerate(continued)
+            for place, (of_choice, begin) in enumerate(zip(following, begins, strict=True))
+        ]
+        found = [[0.0] * len(choices[index]) for index in batch]
+        for part in batches([ids.shape[1] + len(of_choice) for _, _, of_choice, _ in rows], batch_tokens):
+            of_part, real = (one.to(device) for one in padded([rows[index][2] for index in part]))
+            at = torch.tensor([rows[index][0] for index in part], device=device)
+            expanded = copy.deepcopy(cache)
+            if ids.shape[1]:
+                # Every kind of cache can do this, those of hybrid models too: a prompt's row for each of its choices.
+                expanded.reorder_cache(at)
+            logits = next_logits(model, of_part[:, :-1], torch.cat([mask[at], real[:, :-1]], dim=1), expanded)
+            log_probability = log_probabilities(logits, of_part[:, 1:]).cpu()
+            for index, of_row in zip(part, log_probability, strict=True):
+                row, place, of_choice, begin = rows[index]
+                found[row][place] = float(of_row[begin - 1 : len(of_choice) - 1].double().sum())
+        yield {index: checked(of_prompt) for index, of_prompt in zip(batch, found, strict=True)}
+
+
+def continued_by(
+    tokenizer: PreTrainedTokenizerFast, prompt: str, answers: list[str]
+) -> tuple[list[int], list[list[int]], list[int]]:
+    """The ids that all answers' prompts begin with but for the last of these; for each answer the ids after them; and
+    how many of those belong to the prompt, one at least: what it predicts is the answer's first token."""
     encoded = tokens.encode(tokenizer, [f"{prompt} {answer}" for answer in answers], "tokenizer")
     ids = list(map(text_ids, encoded))
     # Where the answer begins among the ids: at the first token that reaches beyond the prompt.
     begins = [int(of_text.positions[of_text.offsets[:, 1] > len(prompt)][0]) for of_text in encoded]
     shared = len(os.path.commonprefix([of_text[:begin] for of_text, begin in zip(ids, begins, strict=True)]))
-    # The last shared token is fed with the answers: what it predicts is their first token.
-    cached = max(shared - 1, 0)
-    cache = DynamicCache(config=model.config)
-    if cached:
-        prefix = torch.tensor([ids[0][:cached]], device=device)
-        next_logits(model, prefix, torch.ones_like(prefix), cache, logits_to_keep=1)
-    order = sorted(range(len(answers)), key=lambda index: len(ids[index]))
-    found = [0.0] * len(answers)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        of_batch, mask = (part.to(device) for part in padded([ids[index] for index in batch]))
-        expanded = copy.deepcopy(cache)
-        if cached:
-            # Every kind of cache can do this, those of hybrid models too: the one row once for each answer.
-            expanded.reorder_cache(torch.zeros(len(batch), dtype=torch.long, device=device))
-        logits = next_logits(model, of_batch[:, cached:-1], mask[:, :-1], expanded)
-        log_probability = log_probabilities(logits, of_batch[:, cached + 1 :]).cpu()
-        for row, index in enumerate(batch):
-            first, last = begins[index] - cached - 1, len(ids[index]) - cached - 1
-            found[index] = float(log_probability[row, first:last].double().sum())
-    return checked(found)
+    # The last shared token is fed with the answers.
+    prefix = max(shared - 1, 0)
+    return ids[0][:prefix], [of_text[prefix:] for of_text in ids], [begin - prefix for begin in begins]

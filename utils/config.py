@@ -160,14 +160,29 @@ def tokenizer() -> Rule:
 
 
 def checkpoint() -> Rule:
-    """A folder that holds a model or an adapter."""
+    """A folder that holds a model or an adapter, or a run's folder with checkpoints that do."""
 
     def rule(value):
         if not isinstance(value, str) or not is_there(value, stat.S_ISDIR):
             raise ValueError("no such folder")
-        return model()(value)
+        for inside in checkpoints_in(value):
+            try:
+                model()(str(inside))
+            except ValueError as error:
+                raise ValueError(f"{inside.name}: {error}") from error
+        return plain_path(value) if checkpoints_in(value) else model()(value)
 
     return rule
+
+
+def checkpoints_in(folder: str) -> list[Path]:
+    """A run's checkpoints, in the order of their steps; none in a folder that is a checkpoint itself."""
+    path = Path(plain_path(folder))
+    if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
+        return []
+    found = {inside: inside.name.removeprefix("checkpoint-") for inside in path.glob("checkpoint-*") if inside.is_dir()}
+    steps = {inside: int(name) for inside, name in found.items() if re.fullmatch("[0-9]+", name)}
+    return sorted(steps, key=steps.get)
 
 
 def dtype() -> Rule:

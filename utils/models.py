@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -48,8 +48,8 @@ def load_model(
         raise InputError(f"quant: BitsAndBytesConfig has no argument {', '.join(sorted(unknown))}")
     named = adapter_base(model)
     if named is not None:
-        rest = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
-        return _load_adapter(model, base or named, *rest)
+        of_base = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
+        return _with_adapter(model, base or named, _load_base(model, base or named, *of_base))
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
@@ -204,21 +204,46 @@ def check_ends(adapted: PreTrainedModel) -> None:
         )
 
 
-def _load_adapter(model: str, base: str, *arguments) -> PreTrainedModel:
+def load_checkpoints(
+    checkpoints: Iterable[str], base: str | None = None, **options
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Yield each checkpoint and its model, as `load_model` has it.
+
+    Adapters of one configuration, as a run's checkpoints are, share their base model: it is read once, and each model
+    serves only until the next is asked for.
+    """
+    before = adapted = None
+    for checkpoint in checkpoints:
+        named = adapter_base(checkpoint)
+        # Of another configuration, what an adapter changes in the base model itself, such as biases, would stay.
+        found = None if named is None else Path(checkpoint, "adapter_config.json").expanduser().read_bytes()
+        if found is None or found != before:
+            adapted = None  # its memory is free before the next model is loaded
+            adapted = load_model(checkpoint, base=base, **options)
+        else:
+            adapted = _with_adapter(checkpoint, base or named, adapted.unload())
+        before = found
+        yield checkpoint, adapted
+
+
+def _load_base(adapter: str, base: str, *arguments) -> PreTrainedModel:
+    if not base:
+        raise InputError(f"{adapter}: the adapter names no base model; give it as model=...")
+    if not any(Path(adapter).expanduser().glob("adapter_model.*")):
+        raise InputError(f"{adapter}: an adapter without its weights (adapter_model.safetensors)")
+    try:
+        return merged(load_model(base, *arguments))
+    except InputError as error:
+        raise InputError(
+            f"the base model of the adapter {adapter} (model=... if it lies elsewhere now): {error}"
+        ) from error
+
+
+def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     folder = Path(model).expanduser()
-    if not base:
-        raise InputError(f"{model}: the adapter names no base model; give it as model=...")
-    if not any(folder.glob("adapter_model.*")):
-        raise InputError(f"{model}: an adapter without its weights (adapter_model.safetensors)")
-    try:
-        on = merged(load_model(base, *arguments))
-    except InputError as error:
-        raise InputError(
-            f"the base model of the adapter {model} (model=... if it lies elsewhere now): {error}"
-        ) from error
     problem = f"{model}: the adapter does not fit {base}, or is damaged"
     try:
         found = load_peft_weights(str(folder), device="cpu")

@@ -13,3 +13,19 @@ def padded(rows: list[list[int]], padding: int = 0, left: bool = False) -> tuple
         ids[index, place] = torch.tensor(row, dtype=torch.long)
         mask[index, place] = 1
     return ids, mask
+
+
+def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of texts in batches of at most `batch_tokens` tokens with padding, texts of like length together.
+
+    The longest come first, so that what does not fit in memory shows at once; a text that is longer than
+    `batch_tokens` makes a batch by itself.
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        longest = lengths[found[-1][0]] if found else 0
+        if found and longest * (len(found[-1]) + 1) <= batch_tokens:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found

@@ -37,22 +37,6 @@ MASK_ELEMENTS = 2**25
 """What a pass keeps of its blocks' masks from one layer to the next (64 MiB in bfloat16)."""
 
 
-def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Indices of texts in batches of at most `batch_tokens` tokens with padding, texts of like length together.
-
-    The longest come first, so that what does not fit in memory shows at once; a text that is longer than
-    `batch_tokens` makes a batch by itself.
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        longest = lengths[found[-1][0]] if found else 0
-        if found and longest * (len(found[-1]) + 1) <= batch_tokens:
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found
-
-
 CHECKED_POSITIONS = 32
 
 UNUSUAL = ("softcap", "s_aux")

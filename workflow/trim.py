@@ -1,29 +1,42 @@
-"""Make a run's answers small enough to commit.
+"""Move answers to results/, small enough to commit.
 
-    python workflow/trim.py FOLDER last|before
+    python workflow/trim.py ANSWERS RESULTS last|each
 
-Of the last checkpoint predictions.csv stays without its prompts, which the questions' seed gives again; of a checkpoint
-before it the metrics alone. Where a table chooses among its checkpoints, each counts as the last.
+ANSWERS is what evaluate.py wrote of one model, or a folder for each checkpoint of a run; these go to RESULTS/1, /2
+and so on, in the order of their steps. predictions.csv goes without its prompts, which the questions' seed gives again;
+`last`: of the checkpoints before the last the metrics alone, `each`: where a table chooses among its checkpoints.
 """
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.artifacts import write_csv
+from utils.artifacts import whole_file, write_csv
+from utils.config import checkpoints_in
 
 
-def trim(folder: Path, checkpoint: str) -> None:
-    path = folder / "predictions.csv"
-    if checkpoint == "before":
-        path.unlink()
-        return
-    with open(path, newline="", encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
-    write_csv(path, [{column: cell for column, cell in row.items() if column != "prompt"} for row in rows])
+def trim(answers: Path, results: Path, predictions: bool = True) -> None:
+    """metrics.json comes last: where it is, the rest is there as well."""
+    if predictions:
+        with open(answers / "predictions.csv", newline="", encoding="utf-8") as opened:
+            rows = list(csv.DictReader(opened))
+        without = [{column: cell for column, cell in row.items() if column != "prompt"} for row in rows]
+        write_csv(results / "predictions.csv", without)
+    with whole_file(results / "metrics.json") as aside:
+        shutil.copyfile(answers / "metrics.json", aside)
+
+
+def main(answers: str, results: str, kept: str) -> None:
+    checkpoints = checkpoints_in(answers)
+    for part, folder in enumerate(checkpoints, start=1):
+        trim(folder, Path(results, str(part)), kept == "each" or part == len(checkpoints))
+    if not checkpoints:
+        trim(Path(answers), Path(results))
+    shutil.rmtree(answers)
 
 
 if __name__ == "__main__":
-    trim(Path(sys.argv[1]), sys.argv[2])
+    main(*sys.argv[1:])
