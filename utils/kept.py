@@ -21,7 +21,7 @@ class Kept:
 
     def __init__(self, folder: Path, made_by: Mapping):
         self.folder = folder
-        self.made_by = json.dumps(made_by, sort_keys=True).encode()
+        self.made_by = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).digest()
 
     def read(self, resume: bool) -> list:
         """What earlier runs have kept, in the order of each; without `resume` nothing, and it is removed. For the first
@@ -45,7 +45,7 @@ class Kept:
             opened.write(b"\n" + self._checksum(line) + b" " + line)
 
     def _checksum(self, line: bytes) -> bytes:
-        return hashlib.sha256(self.made_by + b"\n" + line).hexdigest().encode()
+        return hashlib.sha256(self.made_by + line).hexdigest().encode()
 
 
 def made_by(config: dict, **others: object) -> dict:

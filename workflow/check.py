@@ -63,7 +63,7 @@ SET_BY_RULES = {
         "trainer.save_strategy",
         "trainer.save_steps",
     ),
-    "evaluate": ("model", "model_dir", "output_dir"),
+    "evaluate": ("model", "model_dir", "output_dir", "resume"),
 }
 
 # Of evaluate.yaml: Hydra's own, and what differs from run to run.
