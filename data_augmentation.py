@@ -133,7 +133,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
 
 
-def begun(kept: list[dict], unfinished: Path) -> tuple[dict, "hashlib._Hash"]:
+def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:
     """How far an earlier run came with `unfinished`, and the file's hash, without the last rows if they were cut short;
     where there was none, or the file is not what was kept of it, the file's beginning."""
     with artifacts.writing(unfinished):

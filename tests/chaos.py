@@ -272,7 +272,11 @@ def unsound(stage: Stage, folder: Path, allowed: tuple) -> list[str]:
         return [] if None in allowed else [f"{stage.output} is gone"]
     found = file_hash(output)
     if stage.record is None:  # a checkpoint, which may be half written where none is finished
-        return [] if None in allowed or found in allowed else ["other weights"]
+        if None in allowed:
+            return []
+        checkpoints = output.parent.parent.glob("checkpoint-*")
+        broken = [lacks for path in checkpoints if (lacks := importlib.import_module(stage.script).fault(path, 1))]
+        return broken + ([] if found in allowed else ["other weights"])
     wrong = [] if found in allowed else [f"{stage.output} is neither the earlier one nor the new one"]
     if (folder / stage.record).exists():
         if json.loads((folder / stage.record).read_text())["sha256"] != found:
@@ -311,17 +315,17 @@ def faults(at: Ready, count: int, draw: random.Random):
             yield Fault(kind, step=step)
 
 
-def main(count: int = 270, seed: int = 1, only: str = "") -> int:
+def main(count: int = 225, seed: int = 1, only: str = "") -> int:
     draw = random.Random(seed)
     began, broken = time.monotonic(), 0
     ends: dict[str, Counter] = {}
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         base = Path(name)
         prepare(base)
-        for stage in STAGES if not only else [one for one in STAGES if one.script == only]:
+        tried = [stage for stage in STAGES if only in ("", stage.script)]
+        for stage in tried:
             at = ready(stage, base)
-            share = count // len(STAGES)
-            for fault in faults(at, share, draw):
+            for fault in faults(at, count // len(tried), draw):
                 how, wrong = trial(stage, at, base, fault)
                 ends.setdefault(stage.script, Counter())[how] += 1
                 ends.setdefault(fault.kind, Counter())[how] += 1
@@ -333,9 +337,7 @@ def main(count: int = 270, seed: int = 1, only: str = "") -> int:
     for row, counted in ends.items():
         print(f"{row:20}" + "".join(f"{counted[how]:>10}" for how in hows))
     total = sum(sum(counted.values()) for counted in ends.values()) // 2  # by stage, and by kind
-    print(
-        f"{total} faults in {len(STAGES)} stages, {time.monotonic() - began:.0f} s; {broken} left what they should not"
-    )
+    print(f"{total} faults in {time.monotonic() - began:.0f} s; after {broken} something was wrong")
     return int(broken > 0)
 
 

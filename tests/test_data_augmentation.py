@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import data_augmentation
 from tests import tiny
-from utils import attention_dump, biography, dropout, tokens
+from utils import artifacts, attention_dump, biography, dropout, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
@@ -282,3 +282,13 @@ def test_what_was_kept_of_something_else_is_not_used(augment, tiny_model, tmp_pa
         augment(**keys, resume="true")
     assert len(calls) == 3
     assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+
+
+def test_a_second_run_of_a_name_is_refused(augment, tmp_path):
+    path = tmp_path / "data_augmented/out.csv"
+    with (
+        artifacts.claimed("save_name", path),
+        pytest.raises(InputError, match="^save_name: another run is writing data_augmented/out.csv now"),
+    ):
+        augment(**RANDOM)
+    assert not path.parent.exists()

@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import evaluate
-from utils import answers, config
+from utils import answers, artifacts, config
+from utils.errors import InputError
 
 ASK = "evaluate.py people=2 shots=1 examples=data/biography_synthetic.csv"
 
@@ -118,6 +119,15 @@ def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, c
     finally:
         shutil.copytree(trained.parent / "spare", trained / "checkpoint-5", dirs_exist_ok=True)
     assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+
+
+def test_a_second_evaluation_of_a_checkpoint_is_refused(ask, tmp_path):
+    with (
+        artifacts.claimed("output_dir", tmp_path / "out/checkpoint-10/predictions.csv"),
+        pytest.raises(InputError, match="^output_dir: another run is writing .*checkpoint-10/predictions.csv now"),
+    ):
+        ask()
+    assert not (tmp_path / "out").exists()
 
 
 def columns(predictions: str) -> list[list[str]]:

@@ -221,3 +221,15 @@ def test_what_was_kept_of_something_else_is_not_used(interrupted, tiny_model, tm
 def test_without_resume_all_is_read_anew(interrupted, tmp_path):
     interrupted(1)
     assert len(interrupted(9)) == 2
+
+
+def test_a_second_run_of_a_name_is_refused_and_leaves_the_first_alone(save, tmp_path):
+    with (
+        artifacts.claimed("save_name", tmp_path / "dump.pkl") as folder,
+        pytest.raises(InputError, match="^save_name: another run is writing dump.pkl now"),
+    ):
+        (folder / "0.jsonl").write_text("of the first")
+        try:
+            save()
+        finally:
+            assert (folder / "0.jsonl").read_text() == "of the first"
