@@ -308,7 +308,8 @@ def read_resumed(record: Path) -> dict:
     """What a run's record says of what it was trained on, and how."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        return {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        return found | {"processes": int(made["processes"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
 

@@ -154,8 +154,9 @@ def _locked(key: str, path: Path, place: Path) -> int:
             print(f"{path.parent}: no locks there ({error.strerror}), so take care to start no two runs of one name")
             return lock
         # What was locked may be what the other run has just taken away.
-        if place.exists() and os.path.samestat(os.fstat(lock), place.stat()):
-            return lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), place.stat()):
+                return lock
         os.close(lock)
     raise InputError(f"{key}: another run is writing {path} now; wait until it has ended, or give another name")
 
