@@ -173,6 +173,9 @@ def start(folder: Path, stage: Stage, keys: dict, fault: Fault | None = None, st
             try:
                 module.main()
                 code = 0
+                for number in SIGNALS.values():  # a script's process would be gone now
+                    if number != signal.SIGKILL:
+                        signal.signal(number, signal.SIG_IGN)
             except SystemExit as ended:
                 code = ended.code or 0
             if steps:

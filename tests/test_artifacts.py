@@ -84,6 +84,11 @@ def test_commit_is_the_whole_hash_and_tells_changed_files(tmp_path, monkeypatch)
     assert artifacts.commit() == head and len(head) == 40
     (tmp_path / "untracked.txt").write_text("data")
     assert artifacts.commit() == head
+    # Looked at, not written to: a killed run would leave the repository locked.
+    os.utime(tmp_path / "file.txt", (1, 1))
+    index = (tmp_path / ".git/index").read_bytes()
+    assert artifacts.commit() == head
+    assert (tmp_path / ".git/index").read_bytes() == index
     (tmp_path / "file.txt").write_text("two")
     assert artifacts.commit() == f"{head}-dirty"
 

@@ -220,7 +220,9 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Without optional locks: a run that is killed just then would leave the repository locked.
+    git = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -285,10 +285,6 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
         def command_line() -> None:
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            # A job that is cancelled (SIGTERM), or whose terminal is closed, ends as by Ctrl-C, so that it tidies up.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-                signal.signal(signal.SIGHUP, signal.default_int_handler)
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
             sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
             # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
@@ -297,6 +293,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str]):
             collect_garbage_rarely()
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
+                # Cancelled (SIGTERM), or its terminal closed (SIGHUP), a job ends as by Ctrl-C, so that it tidies up.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+                    signal.signal(signal.SIGHUP, signal.default_int_handler)
                 decorated(checked)()
             except KeyboardInterrupt:
                 hint = "; resume=true goes on from what was kept" if "resume" in rules else ""
