@@ -221,10 +221,12 @@ def versions() -> dict[str, str | None]:
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
     # Without optional locks: a run that is killed just then would leave the repository locked.
-    git = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
-    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    lines = done.stdout.splitlines()
+    head = next(line.split()[-1] for line in lines if line.startswith("# branch.oid "))
+    return head + ("-dirty" if any(not line.startswith("#") for line in lines) else "")
