@@ -165,6 +165,7 @@ def start(folder: Path, stage: Stage, keys: dict, fault: Fault | None = None, st
             os.dup2(null, 1)
             os.dup2(to_parent, 2)
             os.close(from_child)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
             sys.argv = [f"{stage.script}.py", *(f"{key}={value}" for key, value in keys.items())]
             hook = Steps(folder, fault)
             if fault and fault.limit:

@@ -22,7 +22,7 @@ from utils.config import checkpoints_in
 def trim(answers: Path, results: Path, predictions: bool = True) -> None:
     """metrics.json comes last: where it is, the rest is there as well."""
     metrics = json.loads((answers / "metrics.json").read_text(encoding="utf-8"))
-    del metrics["sha256"]  # of the predictions with their prompts
+    metrics.pop("sha256", None)  # of the predictions with their prompts
     if predictions:
         with open(answers / "predictions.csv", newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
