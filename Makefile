@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen gpu-requirements tables figures paper smoke test test-slow test-slurm chaos bench lint format clean
+.PHONY: demo models models-qwen gpu gpu-requirements tables figures paper smoke test test-slow test-slurm chaos bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -49,6 +49,11 @@ test-slurm: .venv/installed
 # Kills, full disks and the like in all five stages, and what is left of each: 20 minutes.
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos
+
+# What only a GPU shows, right or wrong and how fast: 8 minutes and 40 GB of its memory (benchmarks/README.md).
+gpu: gpu-requirements
+	.venv/bin/python -m pytest -m gpu tests/test_gpu.py
+	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.
 bench: models

@@ -159,13 +159,14 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
             answered.update(found)
             bar.update(len(batch))
     done = {place for place, index in enumerate(mine) if index in chosen}
-    with progress("choices", total=len(mine)) if config.choice else contextlib.nullcontext() as bar:
-        choices = [asked[index].choices for index in mine] if config.choice else []
-        for batch in answers.choice_log_likelihoods(*to_ask, choices, config.batch_tokens, done):
-            found = {mine[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
-            kept.add(["choices", list(found.items())])
-            chosen.update(found)
-            bar.update(len(batch))
+    if config.choice:
+        choices = [asked[index].choices for index in mine]
+        with progress("choices", total=len(mine)) as bar:
+            for batch in answers.choice_log_likelihoods(*to_ask, choices, config.batch_tokens, done):
+                found = {mine[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
+                kept.add(["choices", list(found.items())])
+                chosen.update(found)
+                bar.update(len(batch))
     answered, chosen = gathered(answered), gathered(chosen)
 
     # Score

@@ -138,10 +138,13 @@ def train(config) -> None:
     if settings["trainer"].get("resume_from_checkpoint") is not None:
         raise InputError("trainer.resume_from_checkpoint: leave it out; resume=true goes on from model_dir's last")
     gpu = torch.cuda.is_available()
+    of_trainer = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **settings["trainer"]}
+    if of_trainer.get("fsdp") and not isinstance(of_trainer.get("fsdp_config"), str):
+        of_trainer["fsdp_config"] = {"cpu_ram_efficient_loading": True, **(of_trainer.get("fsdp_config") or {})}
     arguments = build(
         TrainingArguments,
         "trainer",
-        {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **settings["trainer"]},
+        of_trainer,
         output_dir=config.model_dir,
         seed=config.seed,
     )
@@ -156,6 +159,8 @@ def train(config) -> None:
     quant = settings["quant"] if lora is not None else None
     if arguments.fsdp and (quant or {}).get("load_in_8bit"):
         raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
+    if arguments.fsdp and not arguments.fsdp_config.get("cpu_ram_efficient_loading"):
+        raise InputError("trainer.fsdp_config: cpu_ram_efficient_loading must be true: one process reads the model")
     # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
     arguments._n_gpu = min(1, arguments.n_gpu)
     # LoRA's first weights are drawn below, so the seed comes first.
@@ -174,9 +179,10 @@ def train(config) -> None:
             attn_implementation=config.attn_implementation,
         )
     )
-    trained_on["weights_sha256"] = weights_hash(language_model)
-    if resumed and resumed["weights_sha256"] != trained_on["weights_sha256"]:
-        raise InputError(f"resume: model={config.model} has other weights than the run's model had ({record})")
+    if is_main_process():  # with FSDP no other has weights yet
+        trained_on["weights_sha256"] = weights_hash(language_model)
+        if resumed and resumed["weights_sha256"] != trained_on["weights_sha256"]:
+            raise InputError(f"resume: model={config.model} has other weights than the run's model had ({record})")
     if lora is None:
         # An adapter's base model was frozen.
         for weight in language_model.parameters():
@@ -190,7 +196,11 @@ def train(config) -> None:
             raise InputError(f"lora: {one_line(error)}") from error
         check_ends(language_model)
         # What evaluate.py loads the adapter onto; of a .gguf file peft would keep the folder alone.
-        language_model.peft_config["default"].base_model_name_or_path = config.model
+        adapter = language_model.peft_config["default"]
+        adapter.base_model_name_or_path = config.model
+        for key, value in vars(adapter).items():
+            if isinstance(value, set):  # it would be saved in another order by each process
+                setattr(adapter, key, sorted(value))
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
@@ -206,7 +216,8 @@ def train(config) -> None:
         examples.append({"input_ids": of_text.input_ids, "labels": labels})
     if config.packing:
         collator = DataCollatorWithFlattening()
-        check_packing(language_model.eval(), collator, examples[:2])
+        if is_main_process():
+            check_packing(language_model.eval(), collator, examples[:2])
     else:
         tokens.pad_within(tokenizer, tokens.embedding_rows(language_model))
         if tokenizer.pad_token is None:

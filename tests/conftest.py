@@ -13,6 +13,13 @@ os.environ["HYDRA_FULL_ERROR"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, so that what fails here fails everywhere; `pytest --hypothesis-profile others` looks for
+# others. No deadline: a machine may be busy.
+settings.register_profile("others", deadline=None)
+settings.register_profile("repeated", derandomize=True, deadline=None)
+settings.load_profile("repeated")
 
 
 def pytest_configure(config) -> None:

@@ -1,5 +1,7 @@
 """The plain ways that the benchmarks measure against give the same answers as ours; never how fast they are."""
 
+import json
+import os
 import random
 import subprocess
 import sys
@@ -87,3 +89,27 @@ def test_the_quick_run_compares_the_answers_and_gives_each_row_a_verdict(tiny_mo
     assert all(cells[-1] in ("reached |", "NOT reached |") for cells in table), done.stdout
     for word in ("contrast", "token-dropout", "extraction", "training", "evaluation", "--help"):
         assert any(word in cells[0] for cells in table), word
+
+
+@pytest.mark.slow
+def test_what_a_gpu_is_to_show_can_be_rehearsed_without_one(tmp_path):
+    environment = os.environ | {"REHEARSE_GPU": "1"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"]
+    done = subprocess.run(tests, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/gpu.py", str(figures), "--tiny"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())
+    # Liger's kernels need a GPU.
+    failed = [name for name, one in found.items() if str(one["value"]).startswith("failed")]
+    assert failed == ["training, bfloat16, Liger's kernels"]
+    assert f"| {list(found)[-1]} | " in done.stdout
+
+
+def test_without_a_gpu_its_benchmark_says_so(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", str(tmp_path / "figures.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("no GPU here; --tiny rehearses")
+    assert not list(tmp_path.iterdir())

@@ -82,6 +82,18 @@ def test_a_long_file_is_read_in_chunks_whose_draws_differ(augment, monkeypatch, 
     assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
 
 
+def test_draws_depend_on_the_seed_and_on_what_is_read_with_a_text(augment, monkeypatch, tmp_path):
+    rows = augment(**RANDOM)
+    assert augment(**{**RANDOM, "multiply": 2}) == [row for number, row in enumerate(rows) if number % 4 < 2]
+    # Of the same draws more stay.
+    assert all(is_variant(row, more) for row, more in zip(rows, augment(**{**RANDOM, "alpha": 0.8}), strict=True))
+    # Each text a part of its own.
+    monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", 1)
+    with open(tmp_path / "other.csv", "w", newline="") as opened:
+        csv.writer(opened).writerows([["text"], ["Another text, of other tokens."], [TEXTS[1]], [TEXTS[2]]])
+    assert augment(**RANDOM, dataset="other.csv")[4:] == augment(**RANDOM)[4:]
+
+
 def test_alpha_keeps_under_random_and_drops_under_attention(augment, tiny_model):
     write_weights(tiny_model)
     assert set(augment(**{**RANDOM, "alpha": 1})) == set(TEXTS)

@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import re
+import shutil
 
-import numpy as np
 import pytest
+from safetensors.torch import load_file
 
-from utils import attention_dump
+from tests.conftest import ROOT
 
 TORCHRUN = "torchrun --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rdzv-endpoint localhost:0"
 
@@ -21,13 +22,8 @@ def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     assert shared.stdout.count("two.pkl: ") == 1
     of_one, of_each = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared))
     assert of_one == 2 * of_each
-    one, two = (attention_dump.read_dump(workplace / name) for name in ("one", "two"))
-    assert (one.model, one.tokenizer, one.settings) == (two.model, two.tokenizer, two.settings)
-    for of_one, of_two in zip(one.rows, two.rows, strict=True):
-        assert of_one.text_sha256 == of_two.text_sha256
-        np.testing.assert_array_equal(of_one.offsets, of_two.offsets)
-        # The batches are the same ones, so nothing but the order of threads' sums could differ.
-        np.testing.assert_allclose(of_one.values, of_two.values, rtol=1e-6)
+    # The batches are the same ones, and so, with a thread each, are the sums.
+    assert (workplace / "one.pkl").read_bytes() == (workplace / "two.pkl").read_bytes()
 
 
 def test_what_several_processes_kept_another_number_goes_on_from(run, workplace, tiny_model):
@@ -90,3 +86,26 @@ def test_two_processes_answer_the_questions_of_one(run, workplace, tiny_model):
         # Batches of other questions: other sums of float32.
         assert float(one.pop("log_likelihood")) == pytest.approx(float(other.pop("log_likelihood")), abs=1e-3)
         assert one == other
+
+
+@pytest.mark.parametrize("weights", ["adapter", "all weights"])
+def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace, tiny_model):
+    """The first process alone reads the model, and what each of them holds of it is trained."""
+    where = weights.replace(" ", "_")
+    options = f"model={tiny_model} dataset=data/biography_real.csv quant=null trainer.per_device_train_batch_size=4"
+    # float32 throughout, since FSDP computes the loss itself in bfloat16.
+    options += " trainer.bf16=false trainer.save_strategy=steps +trainer.save_steps=2 trainer.logging_steps=1"
+    options += " trainer.learning_rate=0.01" + (" lora=null" if where == "all_weights" else "")
+    options += " trainer.max_steps=4"
+    run(f"{TORCHRUN} train.py {options} model_dir=plain_{where}")
+    file = "model.safetensors" if where == "all_weights" else "adapter_model.safetensors"
+    for resume in ("false", "true"):
+        sharded = f"-m tests.fsdp {options} +trainer.fsdp=true model_dir=sharded_{where} resume={resume}"
+        run(f"{TORCHRUN} {sharded}", PYTHONPATH=str(ROOT))
+        last = [workplace / f"{name}_{where}/checkpoint-4" for name in ("plain", "sharded")]
+        plain, found = (load_file(checkpoint / file) for checkpoint in last)
+        assert plain.keys() == found.keys()
+        for name, weight in plain.items():
+            # Adam's first steps are as long wherever a gradient is not 0: rounding decides those that nearly are.
+            assert (weight - found[name]).abs().mean() < 1e-4, name
+        shutil.rmtree(last[1])

@@ -262,3 +262,60 @@ def test_a_fault_of_our_own_is_not_taken_for_the_models(error, monkeypatch):
     monkeypatch.setattr(received_attention, "softmax_attention", broken)
     with pytest.raises(error, match="softmax"):
         ReceivedAttention(tiny.model("llama")).texts(random_texts([5]))
+
+
+@pytest.fixture
+def fused(monkeypatch) -> list[bool]:
+    """Texts of 8 tokens are long, on a CPU too; collects which layers were fused."""
+    monkeypatch.setitem(received_attention.FUSED_LENGTH, "cpu", 8)
+    found = []
+    of_layer = ReceivedAttention._is_fused
+
+    def is_fused(*arguments):
+        found.append(of_layer(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(ReceivedAttention, "_is_fused", is_fused)
+    return found
+
+
+# Torch's FlexAttention computes on a CPU what its kernels compute on a GPU.
+@pytest.mark.parametrize("include_self", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3", "gpt2", "deepseek_v3"])
+def test_fused_attention_agrees_with_the_slow_definition(architecture, include_self, fused):
+    model = tiny.model(architecture)
+    texts = random_texts([40, 3, 17, 9])
+    expected = [slow(model, ids, include_self) for ids in texts]
+    receive = ReceivedAttention(model, include_self)
+    for received in (receive.texts(texts), receive.texts(texts)):
+        for found, of_text in zip(received, expected, strict=True):
+            np.testing.assert_allclose(found, of_text, rtol=1e-4, atol=1e-8)
+    assert fused and all(fused)
+
+
+def test_fused_attention_counts_the_chosen_queries_alone(fused):
+    model = tiny.model("llama")
+    texts, queries = random_texts([40, 17]), [np.array([3, 20, 39]), np.array([0, 16])]
+    found = ReceivedAttention(model).texts(texts, queries)
+    assert fused and all(fused)
+    received_attention.FUSED_LENGTH.pop("cpu")
+    for of_text, in_blocks in zip(found, ReceivedAttention(model).texts(texts, queries), strict=True):
+        np.testing.assert_allclose(of_text, in_blocks, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("fault", ["wrong", "raises"])
+def test_what_can_not_be_fused_goes_in_blocks(fault, fused, monkeypatch):
+    def faulty(*arguments):
+        output, received = fused_attention(*arguments)
+        if fault == "raises":
+            raise RuntimeError("no kernel")
+        return output, received * torch.linspace(0.9, 1.1, received.shape[1])
+
+    fused_attention = received_attention.fused_attention
+    monkeypatch.setattr(received_attention, "fused_attention", faulty)
+    model = tiny.model("llama")
+    texts = random_texts([40, 9])
+    found = ReceivedAttention(model).texts(texts)
+    assert fused and not any(fused)
+    for of_text, ids in zip(found, texts, strict=True):
+        np.testing.assert_allclose(of_text, slow(model, ids, False), rtol=1e-4, atol=1e-8)

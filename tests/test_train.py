@@ -143,6 +143,24 @@ def test_the_seed_decides_and_nothing_else(run):
     assert any(not torch.equal(weight, adapter(other)[name]) for name, weight in adapter(one).items())
 
 
+def test_an_epochs_order_is_that_of_the_seed_plus_its_number(run, tmp_path, monkeypatch):
+    texts = tmp_path / "ten.csv"
+    texts.write_text("text\n" + "".join(f"{number}\n" for number in range(10)))
+    orders, step = [], transformers.Trainer.training_step
+
+    def noting(trainer, model, inputs, *arguments):
+        orders.append(inputs["input_ids"].tolist())
+        return step(trainer, model, inputs, *arguments)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", noting)
+    whole = {"dataset": texts, "trainer.max_steps": 2, "trainer.per_device_train_batch_size": 10}
+    run("one", **whole)
+    run("two", **whole, seed=2, lora="null")
+    run("other", **whole, **{"+trainer.data_seed": 2})
+    assert orders[0] != orders[1] == orders[2] != orders[3]
+    assert orders[4:] == orders[2:4]
+
+
 def test_resuming_ends_where_an_unbroken_run_does(run, capsys):
     every_step = {"trainer.save_strategy": "steps", "+trainer.save_steps": 1}
     unbroken = run("unbroken", **every_step)
@@ -583,3 +601,24 @@ def test_an_adapter_on_tied_ends_is_not_trained(run, tmp_path):
             run("tied_ends", model=model, **keys)
     assert not (tmp_path / "tied_ends").exists()
     assert losses(run("all_linear", model=model))
+
+
+def test_several_gpus_in_sight_of_one_process_change_no_batch(run, monkeypatch):
+    """The Trainer would put the model on all of them (DataParallel), with a batch for each."""
+    prepare = transformers.TrainingArguments.__post_init__
+
+    def with_two_gpus(arguments):
+        prepare(arguments)
+        arguments._n_gpu = 2
+
+    batches = []
+    init = transformers.Trainer.__init__
+
+    def started(trainer, *given, **options):
+        init(trainer, *given, **options)
+        batches.append((trainer.args.train_batch_size, trainer.args.n_gpu))
+
+    monkeypatch.setattr(transformers.TrainingArguments, "__post_init__", with_two_gpus)
+    monkeypatch.setattr(transformers.Trainer, "__init__", started)
+    run("one", **{"trainer.num_train_epochs": 1, "trainer.max_steps": -1})
+    assert batches == [(2, 1)]

@@ -84,7 +84,9 @@ def combine(large: np.ndarray, small: np.ndarray, operation: str) -> np.ndarray:
     if operation == "difference":
         return large - small
     both = (large > 0) & (small > 0)
-    return np.log(np.where(both, large, 1.0) / np.where(both, small, 1.0)).astype(np.float32)
+    # Not the log of the quotient: it can exceed float32, and would not be the other quotient's with the sign turned.
+    of_large, of_small = (np.log(np.where(both, side, 1.0), dtype=np.float64) for side in (large, small))
+    return (of_large - of_small).astype(np.float32)
 
 
 def project_texts(

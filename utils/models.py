@@ -20,6 +20,9 @@ from utils.errors import InputError, one_line
 from utils.processes import local_processes, processes
 from utils.tokens import cannot_load, source
 
+# The arguments of `from_pretrained` that a configuration is found by.
+SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
+
 # peft asks transformers for it by the old name.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
@@ -37,8 +40,9 @@ def load_model(
     """The model, in evaluation mode, on one GPU if it fits there, else spread over those of this process.
 
     dtype: "auto" (the checkpoint's own) or a torch dtype's name; quant: the arguments of transformers'
-    BitsAndBytesConfig, left out with a notice where there is no GPU; place=False leaves the model on the CPU, for
-    FSDP to shard; attn_implementation: transformers' name of a way to attend, None for its own choice; placed:
+    BitsAndBytesConfig, left out with a notice where there is no GPU; place=False leaves the model on the CPU, for FSDP
+    to shard, and has the first process alone read it (unless it is quantized): in the others its weights are whatever
+    memory holds; attn_implementation: transformers' name of a way to attend, None for its own choice; placed:
     transformers' device_map and max_memory, handed on as they are. An adapter's folder gives the base model that it
     names, or `base`, with the adapter on it.
     Raises InputError where the model can't be had, or where its files do not hold just the weights that it has.
@@ -66,6 +70,8 @@ def load_model(
         arguments["quantization_config"] = BitsAndBytesConfig(**quant)
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
+    if not place and not state.is_main_process and "quantization_config" not in arguments:
+        return allocated(empty_model(arguments))
     given = {key: value for key, value in (placed or {}).items() if value is not None}
     if given:
         # Plain containers, which transformers looks for.
@@ -117,22 +123,38 @@ def my_cards(count: int, process: int, processes: int) -> list[int]:
     return list(range(count * process // processes, count * (process + 1) // processes)) or [process % count]
 
 
+def empty_model(arguments: Mapping[str, object]) -> PreTrainedModel:
+    """A model of which the configuration alone was read, its weights on torch's meta device; the arguments are those of
+    `from_pretrained`."""
+    of_source = {name: arguments[name] for name in SOURCE if name in arguments}
+    config = AutoConfig.from_pretrained(**of_source)
+    dtype = (config.dtype or torch.float32) if arguments["dtype"] == "auto" else arguments["dtype"]
+    options = {name: arguments[name] for name in ("attn_implementation", "trust_remote_code") if name in arguments}
+    with init_empty_weights():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def allocated(model: PreTrainedModel) -> PreTrainedModel:
+    """An empty model with memory for its weights, which the system gives only where they are written to. On the meta
+    device all have one address, and by it accelerate finds the optimizer's weights again once they are sharded."""
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(weight, device="cpu")))
+    model.tie_weights()
+    return model
+
+
 def weight_bytes(arguments: Mapping[str, object]) -> float:
     """The memory of a model's weights, from its configuration alone; for a quantized model it is a little too high."""
-    names = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
-    of_source = {name: arguments[name] for name in names if name in arguments}
-    config = AutoConfig.from_pretrained(**of_source)
-    with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=arguments["trust_remote_code"])
+    weights = list(empty_model(arguments).parameters())
     quant = arguments.get("quantization_config")
     if getattr(quant, "load_in_4bit", False):
         size = 0.6
     elif getattr(quant, "load_in_8bit", False):
         size = 1.1
     else:
-        dtype = config.dtype if arguments["dtype"] == "auto" else arguments["dtype"]
-        size = getattr(torch, str(dtype).removeprefix("torch."), torch.float32).itemsize
-    return size * sum(weight.numel() for weight in empty.parameters())
+        size = weights[0].dtype.itemsize
+    return size * sum(weight.numel() for weight in weights)
 
 
 def computes_bfloat16() -> bool:

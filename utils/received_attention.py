@@ -9,7 +9,8 @@ The maps A are never held: transformers calls `ReceivedAttention._attend` in pla
 sums the columns of one block of queries after the other, so memory does not grow with the number of layers, nor
 with the square of a text's length. A block's attention weights come from `softmax_attention`, which is faster than
 the model's own eager attention, where both give the same on a layer's first positions; otherwise (soft caps, sinks
-and the like) from the model's own, so that they are what the model does, not what we think it does.
+and the like) from the model's own, so that they are what the model does, not what we think it does. On a GPU the sums
+of a long text come from `fused_attention`, without blocks, in each layer in which they were the same once.
 """
 
 import math
@@ -19,9 +20,10 @@ from functools import partial
 import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.masking_utils import AttentionMaskInterface, and_masks, eager_mask, padding_mask_function
 
 from utils.errors import InputError
+from utils.fused_attention import Rule, block_masks, fused_attention
 from utils.padding import padded
 
 NAME = "received_attention"
@@ -36,6 +38,10 @@ with as many shapes as blocks, memory grew faster than a text's length."""
 MASK_ELEMENTS = 2**25
 """What a pass keeps of its blocks' masks from one layer to the next (64 MiB in bfloat16)."""
 
+
+FUSED_LENGTH = {"cuda": 1024}
+"""From how many tokens on a text's attention is fused; elsewhere it never is. Shorter, launching kernels takes longer
+than what they do."""
 
 CHECKED_POSITIONS = 32
 
@@ -68,6 +74,7 @@ class BlockMask:
         self.make = partial(eager_mask, **arguments)
         self.kept: dict[tuple, tuple[torch.Tensor, int]] = {}
         self.room = MASK_ELEMENTS
+        self.fused: dict[tuple, tuple] = {}
 
     def __call__(
         self, first_key: int, last_key: int, start: int, end: int, dtype: torch.dtype, device: torch.device
@@ -76,6 +83,18 @@ class BlockMask:
         sizes = {"q_length": end - start, "q_offset": start, "kv_length": last_key - first_key, "kv_offset": first_key}
         # Made on the first layer's device; a sharded model's other layers lie elsewhere.
         return self.make(**sizes, dtype=dtype).to(device)
+
+    def rule(self) -> Rule:
+        """The mask as FlexAttention takes it."""
+        looks, padding = (self.make.keywords.get(name) for name in ("mask_function", "attention_mask"))
+        return looks if padding is None else and_masks(looks, padding_mask_function(padding))
+
+    def for_fused(self, counted: torch.Tensor, groups: int, include_self: bool) -> tuple:
+        """`block_masks` of the rule, kept from one layer to the next."""
+        place = groups, counted.device
+        if place not in self.fused:
+            self.fused[place] = block_masks(self.rule(), counted, groups, include_self)
+        return self.fused[place]
 
     def masked_part(self, *place) -> tuple[torch.Tensor, int]:
         """The same mask without its first columns, and how many these are: all queries look at their keys."""
@@ -145,6 +164,7 @@ class ReceivedAttention:
         # After how many calls of `_attend` nothing more matters; of all layers, known once a whole pass is done.
         self.needed = None if layers is None else max(layers) + 1
         self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
+        self.is_fused: dict[torch.nn.Module, bool] = {}  # of which layers `fused_attention` gives the sums
         AttentionInterface.register(NAME, self._attend)
         AttentionMaskInterface.register(NAME, lambda **arguments: BlockMask(**arguments))
         try:
@@ -162,7 +182,7 @@ class ReceivedAttention:
 
         queries: bool [batch, T], which tokens count as queries; None: all but padding.
         """
-        real = attention_mask.bool()
+        self.real = real = attention_mask.bool()
         # Queries of padding attend to something as well; they are nobody's followers.
         self.queries = real if queries is None else queries & real
         self.all_count = self.queries.all()
@@ -213,12 +233,28 @@ class ReceivedAttention:
         by_query = any(getattr(given, "ndim", 0) > 2 for name, given in kwargs.items() if name != "position_ids")
         if not readable or by_query or not getattr(module, "is_causal", True):
             raise self._bypassed()
-        key, value = key.contiguous(), value.contiguous()
+        states = query, key.contiguous(), value.contiguous()
+        is_softmax = self._is_softmax(module, *states, attention_mask, kwargs)
+        long = length >= FUSED_LENGTH.get(query.device.type, math.inf)
+        attend = self._in_blocks
+        if long and is_softmax and self._is_fused(module, *states, attention_mask, kwargs):
+            attend = self._fused
+        output, received = attend(module, *states, attention_mask, kwargs)
+        if self.layers is None or self.calls in self.layers:
+            self.total += received.to(self.total.device)
+            self.maps += heads
+        self.calls += 1
+        if self.calls == self.needed:
+            raise LastLayerRead
+        return output, None
+
+    def _in_blocks(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output [batch, T, heads, size] and float32 [batch, T], its columns' sums over heads and queries."""
+        batch, heads, length, _ = query.shape
         queries = None if self.all_count else self.queries.to(query.device)
         received = torch.zeros(batch, length, dtype=torch.float32, device=query.device)
         window = kwargs.get("sliding_window") or length
         elements = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "cuda"] // (batch * heads)
-        is_softmax = self._is_softmax(module, query, key, value, attention_mask, kwargs)
         outputs, start = [], 0
         while start < length:
             # A query looks at no later key, nor at one before its window.
@@ -229,10 +265,10 @@ class ReceivedAttention:
             end = start + math.ceil((last_key - start) / parts)
             block = query[:, :, start:end], key[:, :, first_key:last_key], value[:, :, first_key:last_key]
             place = (first_key, last_key, start, end, query.dtype, query.device)
-            if is_softmax:
-                output, weights = softmax_attention(*block, *attention_mask.masked_part(*place), kwargs["scaling"])
+            if self.is_softmax[module]:
+                output, weights = softmax_attention(*block, *mask.masked_part(*place), kwargs["scaling"])
             else:
-                output, weights = own_attention(module, *block, attention_mask(*place), kwargs)
+                output, weights = own_attention(module, *block, mask(*place), kwargs)
             outputs.append(output)
             if not self.include_self:
                 torch.diagonal(weights[..., start - first_key :], dim1=2, dim2=3).zero_()
@@ -240,13 +276,29 @@ class ReceivedAttention:
                 weights.masked_fill_(~queries[:, None, start:end, None], 0.0)
             received[:, first_key:last_key] += weights.sum(dim=(1, 2), dtype=torch.float32)
             start = end
-        if self.layers is None or self.calls in self.layers:
-            self.total += received.to(self.total.device)
-            self.maps += heads
-        self.calls += 1
-        if self.calls == self.needed:
-            raise LastLayerRead
-        return torch.cat(outputs, dim=1), None
+        return torch.cat(outputs, dim=1), received
+
+    def _fused(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_in_blocks`."""
+        masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
+        return fused_attention(query, key, value, masks, kwargs["scaling"])
+
+    def _is_fused(self, module, *arguments) -> bool:
+        """Whether `_fused` gives what `_in_blocks` gives, on the first long text that the layer meets."""
+        if module not in self.is_fused:
+            try:
+                (output, received), fused = self._in_blocks(module, *arguments), self._fused(module, *arguments)
+                # What padding sees, where that is nothing, is no matter.
+                real = self.real.to(output.device)
+                pairs = (fused[0][real], output[real]), (fused[1], received)
+                # In bfloat16 the blocks' scores are rounded to a 256th, so that single weights differ by some per cent.
+                self.is_fused[module] = all(
+                    bool((ours.float() - theirs.float()).abs().mean() <= 0.02 * theirs.float().abs().mean())
+                    for ours, theirs in pairs
+                )
+            except Exception:  # kernels that can't be compiled here, for this shape, fail in many ways
+                self.is_fused[module] = False
+        return self.is_fused[module]
 
     def _is_softmax(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> bool:
         """Whether `softmax_attention` gives what the layer's own eager attention gives, on the first positions."""

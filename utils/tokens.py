@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from utils.adapters import adapter_base
+from utils.dropout import NEVER_DROPPED
 from utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
     for start, end in offsets:
         covered[start:end] = True
     moved = offsets.copy()
-    for index, (_, end) in enumerate(offsets):
+    for index, (start, end) in enumerate(offsets):
+        # With these nothing is composed, and with what follows they would no longer be what is never dropped.
+        if text[start:end].strip() in NEVER_DROPPED:
+            continue
         while end < len(text) and not covered[end] and not text[end].isspace():
             end += 1
         moved[index, 1] = end

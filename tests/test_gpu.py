@@ -1,0 +1,121 @@
+"""What only a GPU shows of right and wrong: make gpu. (What it shows of speed is benchmarks/gpu.py's.)
+
+REHEARSE_GPU=1 python -m pytest -m gpu runs the same on a processor.
+"""
+
+import json
+import os
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests import tiny
+from tests.test_received_attention import random_texts, slow
+from utils import received_attention
+from utils.models import load_model
+from utils.received_attention import ReceivedAttention
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not GPU and "REHEARSE_GPU" not in os.environ, reason="needs a GPU, and finds none"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A small model of sizes that a GPU's kernels take, with a tokenizer: what the scripts take."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 64}
+    return tiny.save(tmp_path_factory.mktemp("models") / "llama", "llama", **sizes)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_received_attention_is_the_definition(architecture):
+    """Padded; the later passes end at the last layer."""
+    texts = random_texts([40, 3, 17, 1, 2])
+    expected = [slow(tiny.model(architecture), ids, include_self=False) for ids in texts]
+    receive = ReceivedAttention(tiny.model(architecture).to(DEVICE))
+    for _ in range(3):
+        for found, of_text in zip(receive.texts(texts), expected, strict=True):
+            np.testing.assert_allclose(found, of_text, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, monkeypatch):
+    """Padded; grouped key heads, windows, and neither."""
+    sizes = {"gpt2": {"n_embd": 128, "n_positions": 4096}}.get(architecture, {"head_dim": 32, "sliding_window": 200})
+    model = tiny.model(architecture, **sizes).to(DEVICE, dtype)
+    monkeypatch.setitem(received_attention.FUSED_LENGTH, DEVICE, 1024)
+    texts = random_texts([1500 if GPU else 1030, 1100 if GPU else 400])
+    receive = ReceivedAttention(model)
+    first, again = receive.texts(texts), receive.texts(texts)
+    assert receive.is_fused and all(receive.is_fused.values())
+    received_attention.FUSED_LENGTH.pop(DEVICE)
+    in_blocks = ReceivedAttention(model).texts(texts)
+    for fused, checked, blocks in zip(again, first, in_blocks, strict=True):
+        np.testing.assert_allclose(fused, checked, rtol=1e-4, atol=1e-8)
+        # In bfloat16 the blocks' scores are rounded to a 256th.
+        assert np.abs(fused - blocks).mean() <= (0.02 if dtype == torch.bfloat16 else 1e-4) * blocks.mean()
+
+
+@pytest.mark.parametrize("elsewhere", ["cpu", "disk"])
+def test_layers_off_the_gpu_change_nothing_and_leave_nothing_behind(folder, elsewhere, tmp_path):
+    texts = random_texts([40, 33])
+    expected = ReceivedAttention(load_model(str(folder))).texts(texts)
+    at = 0 if GPU else "cpu"
+    places = {"model.embed_tokens": at, "model.rotary_emb": at, "model.norm": elsewhere, "lm_head": elsewhere}
+    places |= {f"model.layers.{index}": at if index < 2 else elsewhere for index in range(4)}
+    spread = AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=tmp_path).eval()
+    receive, held = ReceivedAttention(spread), []
+    for _ in range(4):
+        for found, of_text in zip(receive.texts(texts), expected, strict=True):
+            np.testing.assert_allclose(found, of_text, rtol=1e-5, atol=1e-9)
+        held.append(torch.cuda.memory_allocated() if GPU else 0)
+    assert held[1] == held[3]
+
+
+def test_nccl_writes_the_dump_of_a_plain_run(run, workplace, folder):
+    arguments = f"save_attention.py model={folder} dataset=data/biography_synthetic.csv"
+    run(f"python {arguments} save_name=plain")
+    run(f"torchrun --standalone --nproc-per-node 1 {arguments} save_name=nccl")
+    assert (workplace / "plain.pkl").read_bytes() == (workplace / "nccl.pkl").read_bytes()
+
+
+def test_training_in_8_bit_falls_goes_on_and_is_asked(run, workplace, folder):
+    """The YAML's default; asked on the base model unquantized and quantized."""
+    if GPU:
+        pytest.importorskip("bitsandbytes", reason="make gpu-requirements")
+    options = "trainer.logging_steps=1 trainer.save_strategy=steps +trainer.save_steps=10 model_dir=in_8_bit"
+    command = f"python train.py model={folder} dataset=data/biography_synthetic.csv {options}"
+    losses = re.findall(r"'loss': '?([\d.]+)", run(f"{command} trainer.max_steps=20").stdout)
+    assert statistics.mean(map(float, losses[-5:])) < float(losses[0])
+    assert "30 steps" in run(f"{command} trainer.max_steps=30 resume=true").stdout
+    found = []
+    for name, quant in (("plain", "null"), ("quantized", "{load_in_8bit:true}")):
+        run(f"python evaluate.py model_dir=in_8_bit/checkpoint-30 people=2 shots=1 output_dir={name} quant={quant}")
+        metrics = json.loads((workplace / name / "metrics.json").read_text())
+        found.append(metrics["average"]["log_likelihood"])
+    assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_choices_are_the_same_in_any_batch(folder):
+    from utils import answers
+    from utils.tokens import load_tokenizer
+
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+    prompts = [f"The city where person {number} was born is" for number in range(9)]
+    choices = [["Lyon", "Odense", "a much longer answer"][: 1 + number % 3] for number in range(9)]
+    whole, single = {}, {}
+    for found, size in ((whole, 10_000), (single, 1)):
+        for batch in answers.choice_log_likelihoods(model, tokenizer, prompts, choices, size):
+            found.update(batch)
+    for index in range(9):
+        # Float32 sums of some ten tokens.
+        assert whole[index] == pytest.approx(single[index], abs=1e-2)
