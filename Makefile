@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen gpu gpu-requirements tables figures paper smoke test test-slow test-slurm bench lint format clean
+.PHONY: demo models models-qwen gpu gpu-requirements tables figures paper smoke test test-slow test-slurm chaos bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -45,6 +45,10 @@ test-slow: models
 # The smoke table through a Slurm of one node, which the test installs and starts (Debian, as root).
 test-slurm: .venv/installed
 	.venv/bin/python -m pytest -m slurm
+
+# Kills, full disks and the like in all five stages, and what is left of each: 20 minutes.
+chaos: .venv/installed
+	.venv/bin/python -m tests.chaos
 
 # What only a GPU shows, right or wrong and how fast: 8 minutes and 40 GB of its memory (benchmarks/README.md).
 gpu: gpu-requirements

@@ -29,14 +29,11 @@ def main(config):
     if len(files) < 3:
         raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
     dump_path = attention_dump.dump_path(config.attn_diff)
-    artifacts.check_writable("attn_diff", dump_path, dump_path.with_suffix(".json"))
-
-    large = attention_dump.read_dump(config.attn_dump_large)
-    small = attention_dump.read_dump(config.attn_dump_small)
-    dump = contrast(large, small, config.operation, config.target)
-
-    attention_dump.write(dump, config.attn_diff)
-    artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
+    with artifacts.claimed("attn_diff", dump_path, dump_path.with_suffix(".json")):
+        large = attention_dump.read_dump(config.attn_dump_large)
+        small = attention_dump.read_dump(config.attn_dump_small)
+        dump = contrast(large, small, config.operation, config.target)
+        attention_dump.write(dump, config.attn_diff, artifacts.record(OmegaConf.to_container(config)))
     if large.settings.get("quant") != small.settings.get("quant"):
         print(f"The weights differ in kind: quant is {large.settings.get('quant')} and {small.settings.get('quant')}")
     if large.tokenizer != small.tokenizer:

@@ -12,12 +12,16 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
+import csv
+import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from utils import artifacts, attention_dump, biography
 from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, tokenizer
 from utils.errors import InputError
+from utils.kept import Kept, made_by
 
 RULES = {
     "augment_type": one_of("random", "attention"),
@@ -32,6 +36,7 @@ RULES = {
     "blank": one_of("spaces", "delete", "collapse"),
     "include_original": boolean(),
     "trust_remote_code": boolean(),
+    "resume": boolean(),
 }
 
 # At a time: enough for the tokenizer's threads and numpy's calls, few enough to stay small.
@@ -41,22 +46,26 @@ CHUNK_CHARACTERS = 200_000
 @script("data_augmentation", RULES, writes=["save_name"])
 def main(config):
     check_guidance(config)
-    guided = config.augment_type == "attention"
     output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
     if output.resolve() == Path(config.dataset).resolve():
         raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
-    artifacts.check_writable("save_name", output, output.with_suffix(".json"))
+    with artifacts.claimed("save_name", output, output.with_suffix(".json")) as folder:
+        augment(config, output, folder)
 
+
+def augment(config: Mapping, output: Path, folder: Path) -> None:
+    """The stage itself; `folder` is for what it keeps until the file is whole."""
+    guided = config.augment_type == "attention"
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
+    of_texts = hashlib.sha256()
+    plain = hashed(read_plain(config.dataset), of_texts)
     if guided:
-        count = attention_dump.check_texts(weights, read_plain(config.dataset), config.attn_weights, config.dataset)
+        count = attention_dump.check_texts(weights, plain, config.attn_weights, config.dataset)
     else:
-        count = sum(1 for _ in read_plain(config.dataset))
+        count = sum(1 for _ in plain)
 
     # transformers takes seconds to import: only once the input is known to be good.
-    import csv
-
     import numpy as np
     from omegaconf import OmegaConf
     from tqdm import tqdm
@@ -65,46 +74,78 @@ def main(config):
     from utils.contrast import weights_of
 
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != tokens.fingerprint(tokenizer):
+    fingerprint = tokens.fingerprint(tokenizer)
+    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != fingerprint:
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
-    characters = left = drawn = dropped = written = 0
-    with artifacts.whole_file(output) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(["text"])
-        texts = tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)
-        for first, chunk in chunks(texts):
-            encoded = tokens.encode(tokenizer, chunk, "tokenizer")
-            offsets, bounds = tokens.end_to_end(encoded)
-            if guided:
-                keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
-            else:
-                keep = dropout.keep_all_alike(len(offsets), config.alpha)
-            keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
-            # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
-            generator = np.random.default_rng([config.seed, first])
-            delete = config.blank == "delete"
-            variants, of_chunk = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator, delete)
-            drawn, dropped = drawn + len(offsets) * config.multiply, dropped + of_chunk
-            characters += sum(len(plain) - plain.count(" ") for plain in chunk) * config.multiply
-            left += sum(len(variant) - variant.count(" ") for variant in variants)
-            if config.blank == "collapse":
-                variants = [dropout.collapse(variant) for variant in variants]
-            if config.include_original:
-                variants = [
-                    row
-                    for index, plain in enumerate(chunk)
-                    for row in (*variants[index * config.multiply : (index + 1) * config.multiply], plain)
-                ]
-            writer.writerows([variant] for variant in variants)
-            written += len(variants)
+    settings = OmegaConf.to_container(config)
+    drawn_with = {"texts_sha256": of_texts.hexdigest(), "tokenizer": fingerprint}
+    if guided:
+        drawn_with["weights_sha256"] = artifacts.file_hash(attention_dump.dump_path(config.attn_weights))
+    kept = Kept(folder, made_by(settings, **drawn_with))
+    unfinished = folder / "variants.csv"
+    so_far, digest = begun(kept.read(config.resume), unfinished)
+    for first, chunk in chunks(tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)):
+        if first < so_far["texts"]:
+            continue
+        encoded = tokens.encode(tokenizer, chunk, "tokenizer")
+        offsets, bounds = tokens.end_to_end(encoded)
+        if guided:
+            keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
+        else:
+            keep = dropout.keep_all_alike(len(offsets), config.alpha)
+        keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+        # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
+        generator = np.random.default_rng([config.seed, first])
+        delete = config.blank == "delete"
+        variants, dropped = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator, delete)
+        so_far["drawn"] += len(offsets) * config.multiply
+        so_far["dropped"] += dropped
+        so_far["characters"] += sum(len(plain) - plain.count(" ") for plain in chunk) * config.multiply
+        so_far["left"] += sum(len(variant) - variant.count(" ") for variant in variants)
+        if config.blank == "collapse":
+            variants = [dropout.collapse(variant) for variant in variants]
+        if config.include_original:
+            variants = [
+                row
+                for index, plain in enumerate(chunk)
+                for row in (*variants[index * config.multiply : (index + 1) * config.multiply], plain)
+            ]
+        so_far["rows"] += len(variants)
+        so_far["texts"] = first + len(chunk)
+        rows = io.StringIO(newline="")
+        writer = csv.writer(rows, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerows([text] for text in ([] if first else ["text"]) + variants)
+        written = rows.getvalue().encode("utf-8")
+        with artifacts.writing(unfinished), open(unfinished, "ab") as opened:
+            opened.write(written)
+        digest.update(written)
+        so_far |= {"bytes": so_far["bytes"] + len(written), "sha256": digest.hexdigest()}
+        kept.add(so_far)
+
     # Of the characters that are no spaces, blanked or deleted; and of all tokens, as they were drawn.
-    of_characters, of_tokens = (characters - left) / max(1, characters), dropped / max(1, drawn)
-    record = artifacts.record(OmegaConf.to_container(config))
-    record |= {"characters_blanked": of_characters, "tokens_dropped": of_tokens}
-    artifacts.write_json(output.with_suffix(".json"), record)
+    of_characters = (so_far["characters"] - so_far["left"]) / max(1, so_far["characters"])
+    of_tokens = so_far["dropped"] / max(1, so_far["drawn"])
+    record = artifacts.record(settings) | {"characters_blanked": of_characters, "tokens_dropped": of_tokens}
+    with artifacts.recorded_file(output, record) as aside:
+        unfinished.replace(aside)
     shares = f"{of_tokens:.1%} of the tokens, {of_characters:.1%} of the characters"
-    print(f"{output}: {written} rows of {count} texts; dropped: {shares}")
+    print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
+
+
+def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:
+    """How far an earlier run came with `unfinished`, and the file's hash, without the last rows if they were cut short;
+    where there was none, or the file is not what was kept of it, the file's beginning."""
+    with artifacts.writing(unfinished):
+        if kept and unfinished.is_file():
+            with open(unfinished, "r+b") as opened:
+                opened.truncate(kept[-1]["bytes"])
+                digest = hashlib.file_digest(opened, "sha256")
+            if digest.hexdigest() == kept[-1]["sha256"]:
+                return kept[-1], digest
+        unfinished.unlink(missing_ok=True)
+    counts = ("texts", "rows", "bytes", "drawn", "dropped", "characters", "left")
+    return dict.fromkeys(counts, 0), hashlib.sha256()
 
 
 def check_guidance(config: Mapping) -> None:
@@ -119,6 +160,13 @@ def check_guidance(config: Mapping) -> None:
 
 def read_plain(dataset: str) -> Iterator[str]:
     return map(biography.strip_tags, biography.read_texts(dataset))
+
+
+def hashed(texts: Iterable[str], digest) -> Iterator[str]:
+    """The texts as they are; `digest`, one of hashlib's, takes them in on the way."""
+    for plain in texts:
+        digest.update(f"{plain}\0".encode())
+        yield plain
 
 
 def chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

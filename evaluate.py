@@ -9,7 +9,9 @@ The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-L
 Several processes share the questions: torchrun --nproc-per-node 2 evaluate.py ...
 """
 
+import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils import artifacts, biography, questions
@@ -28,6 +30,7 @@ from utils.config import (
     text_or_mapping,
 )
 from utils.errors import InputError
+from utils.kept import Kept, made_by
 
 RULES = {
     "model_dir": optional(checkpoint()),
@@ -47,19 +50,30 @@ RULES = {
     "device_map": optional(text_or_mapping),
     "max_memory": optional(mapping()),
     "trust_remote_code": boolean(),
+    "resume": boolean(),
 }
 
 
 @script("evaluate", RULES, writes=["output_dir", "model_dir"])
 def main(config):
-    started = time.monotonic()
     if config.model_dir is None and config.model is None:
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
     outputs = outputs_of(config.model_dir, config.model, config.output_dir)
-    for output in outputs.values():
-        artifacts.check_writable("output_dir", output / "metrics.json", output / "predictions.csv")
+    with contextlib.ExitStack() as claims:
+        folders = {
+            name: claims.enter_context(
+                artifacts.claimed("output_dir", output / "predictions.csv", output / "metrics.json")
+            )
+            for name, output in outputs.items()
+        }
+        evaluate(config, outputs, folders)
+
+
+def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]) -> None:
+    """The stage itself; each checkpoint's folder in `folders` is for what is kept until all are done."""
+    started = time.monotonic()
     prompts = questions.read_prompts(config.prompts)
     people = biography.read_people(config.dataset, prompts)
     pool = biography.read_people(config.examples, prompts) if config.shots else []
@@ -70,7 +84,7 @@ def main(config):
     from omegaconf import OmegaConf
 
     from utils import scores, tokens
-    from utils.models import load_checkpoints
+    from utils.models import load_checkpoints, weights_hash
     from utils.processes import is_main_process
 
     base = config.model if config.model_dir else None
@@ -81,18 +95,25 @@ def main(config):
     options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
     for name, language_model in load_checkpoints(outputs, base, **options):
         tokenizer = tokens.load_tokenizer(name, config.trust_remote_code, base)
-        results = answer(language_model, tokenizer, asked, config)
+        settings = OmegaConf.to_container(config) | ({"model_dir": name} if config.model_dir else {})
         device = language_model.device.type
+        answered_with = {
+            "questions": [vars(question) for question in asked],
+            "tokenizer": tokens.fingerprint(tokenizer),
+            "weights_sha256": weights_hash(language_model),
+            "device": device,
+        }
+        kept = Kept(folders[name], made_by(settings, **answered_with))
+        results = answer(language_model, tokenizer, asked, config, kept)
         del language_model  # before the next is loaded
         if not is_main_process():
             continue
         output = outputs[name]
-        artifacts.write_csv(output / "predictions.csv", results)
-        asked_of = {"model_dir": name} if config.model_dir else {}
-        metrics = scores.by_field(results) | artifacts.record(OmegaConf.to_container(config) | asked_of)
+        metrics = scores.by_field(results) | artifacts.record(settings)
         metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
         metrics["seconds"] = round(time.monotonic() - started, 1)
-        artifacts.write_json(output / "metrics.json", metrics)
+        with artifacts.recorded_file(output / "predictions.csv", metrics, output / "metrics.json") as aside:
+            artifacts.fill_csv(aside, results)
         show(metrics, f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
         started = time.monotonic()
 
@@ -105,10 +126,11 @@ def outputs_of(model_dir: str | None, model: str | None, output_dir: str | None)
     return {model_dir or model: Path(output_dir or Path(model_dir) / "evaluation")}
 
 
-def answer(language_model, tokenizer, asked: list[questions.Question], config) -> list[dict]:
-    """A row of predictions.csv for each question, in every process; the processes share the work."""
+def answer(language_model, tokenizer, asked: list[questions.Question], config, kept: Kept) -> list[dict]:
+    """A row of predictions.csv for each question, in every process; the processes share the work, and what an earlier
+    run has kept of it is done."""
     from utils import answers, scores
-    from utils.processes import gathered, is_main_process, my_share, progress
+    from utils.processes import gathered, is_main_process, my_share, of_first, progress
 
     # Prepare data
     lengths = answers.answer_tokens(tokenizer, asked)
@@ -121,22 +143,29 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config) -
     # The longest: windows and chosen keys show beyond their length alone.
     answers.check_cache(language_model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
 
-    # Answer
-    mine = my_share(list(range(len(asked))))
+    # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}
-    prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
-    with progress("answers", total=len(mine)) as bar:
-        for batch in answers.greedy_answers(language_model, tokenizer, prompted, golds, limit, config.batch_tokens):
-            answered.update({mine[place]: answer for place, answer in batch.items()})
-            bar.update(len(batch))
     chosen: dict[int, str] = {}
+    for what, of_batch in of_first(kept.read(config.resume) if is_main_process() else []):
+        (answered if what == "answers" else chosen).update(of_batch)
+    mine = my_share(list(range(len(asked))))
+    prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
+    done = {place for place, index in enumerate(mine) if index in answered}
+    to_ask = language_model, tokenizer, prompted
+    with progress("answers", total=len(mine)) as bar:
+        for batch in answers.greedy_answers(*to_ask, golds, limit, config.batch_tokens, done):
+            found = {mine[place]: answer for place, answer in batch.items()}
+            kept.add(["answers", list(found.items())])
+            answered.update(found)
+            bar.update(len(batch))
+    done = {place for place, index in enumerate(mine) if index in chosen}
     if config.choice:
         choices = [asked[index].choices for index in mine]
-        likelihoods = answers.choice_log_likelihoods(language_model, tokenizer, prompted, choices, config.batch_tokens)
         with progress("choices", total=len(mine)) as bar:
-            for batch in likelihoods:
-                for place, found in batch.items():
-                    chosen[mine[place]] = choices[place][found.index(max(found))]
+            for batch in answers.choice_log_likelihoods(*to_ask, choices, config.batch_tokens, done):
+                found = {mine[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
+                kept.add(["choices", list(found.items())])
+                chosen.update(found)
                 bar.update(len(batch))
     answered, chosen = gathered(answered), gathered(chosen)
 

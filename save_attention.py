@@ -6,7 +6,9 @@
 Several processes share the work: torchrun --nproc-per-node 2 save_attention.py ... gives the same dump.
 """
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from utils.config import (
     text_or_mapping,
 )
 from utils.errors import InputError
+from utils.kept import Kept, made_by
 
 
 def layer_numbers(value: object) -> Sequence[int]:
@@ -51,13 +54,19 @@ RULES = {
     "layers": optional(layer_numbers),
     "prepend_bos": one_of("auto", True, False),
     "batch_tokens": integer(1),
+    "resume": boolean(),
 }
 
 
 @script("save_attention", RULES, writes=["save_name"])
 def main(config):
     dump_path = attention_dump.dump_path(config.save_name)
-    artifacts.check_writable("save_name", dump_path, dump_path.with_suffix(".json"))
+    with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json")) as folder:
+        extract(config, dump_path, folder)
+
+
+def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
+    """The stage itself; `folder` is for what it keeps until the dump is written."""
     tagged = list(biography.read_texts(config.dataset))
     texts = list(map(biography.strip_tags, tagged))
 
@@ -65,9 +74,9 @@ def main(config):
     from omegaconf import OmegaConf
 
     from utils import received_attention
-    from utils.models import load_model
+    from utils.models import load_model, weights_hash
     from utils.padding import batches
-    from utils.processes import gathered, is_main_process, my_share, progress
+    from utils.processes import gathered, is_main_process, my_share, of_first, progress
 
     # Prepare data
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
@@ -84,21 +93,40 @@ def main(config):
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
     in_batches = batches([len(text.input_ids) for text in encoded], config.batch_tokens)
 
+    # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to.
+    settings = OmegaConf.to_container(config)
+    read_with = {
+        "texts_sha256": attention_dump.text_hash("\0".join(tagged)),
+        "tokenizer": tokens.fingerprint(tokenizer),
+        "weights_sha256": weights_hash(language_model),
+        "device": language_model.device.type,
+    }
+    kept = Kept(folder, made_by(settings, **read_with))
+    of_before = dict(kept.read(config.resume)) if is_main_process() else {}
+    done = of_first(set(of_before))
+
     # Read attention
     values = {}
-    for batch in progress("attention", my_share(in_batches)):
+    for number in progress("attention", my_share([number for number in range(len(in_batches)) if number not in done])):
+        batch = in_batches[number]
         of_batch = None if queries is None else [queries[index] for index in batch]
         received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
-        for index, of_text in zip(batch, received, strict=True):
-            values[index] = of_text[encoded[index].positions]
-            if not np.isfinite(values[index]).all():
+        values[number] = [of_text[encoded[index].positions] for index, of_text in zip(batch, received, strict=True)]
+        for index, of_text in zip(batch, values[number], strict=True):
+            if not np.isfinite(of_text).all():
                 raise InputError(
                     f"{config.dataset}: row {index + 1}: the attention of {config.model} is not a number (NaN): its "
                     "training diverged, or dtype=float32 helps"
                 )
+        kept.add([number, [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in values[number]]])
     values = gathered(values)
     if not is_main_process():
         return
+    for number, rows in of_before.items():
+        values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
+    of_text = {
+        index: row for number, batch in enumerate(in_batches) for index, row in zip(batch, values[number], strict=True)
+    }
 
     # Save
     dump = attention_dump.Dump.of(
@@ -114,13 +142,12 @@ def main(config):
         }
         | ({"quant": OmegaConf.to_container(config.quant)} if getattr(language_model, "is_quantized", False) else {}),
         rows=[
-            attention_dump.Row(attention_dump.text_hash(text), values[index], encoded[index].offsets)
+            attention_dump.Row(attention_dump.text_hash(text), of_text[index], encoded[index].offsets)
             for index, text in enumerate(texts)
         ],
     )
-    attention_dump.write(dump, config.save_name)
-    artifacts.write_json(dump_path.with_suffix(".json"), artifacts.record(OmegaConf.to_container(config)))
-    print(f"{dump_path}: {len(texts)} texts, {sum(map(len, values.values())):,} tokens of {config.model}")
+    attention_dump.write(dump, config.save_name, artifacts.record(settings))
+    print(f"{dump_path}: {len(texts)} texts, {sum(map(len, of_text.values())):,} tokens of {config.model}")
 
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:

@@ -5,15 +5,17 @@
 Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from utils import artifacts, biography
 from utils.arguments import build
@@ -47,22 +49,56 @@ FIXED = {
     "lora.inference_mode": "such an adapter can't be trained",
 }
 
-# What a resumed run must have in common with the one that it goes on with, beside its texts and the model's weights.
-KEPT = ("seed", "loss_on_blanks", "packing")
+# What a resumed run must have in common with the one that it goes on with, beside its texts, the model's weights and
+# LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,
+# may differ.
+KEPT = ("seed", "dtype", "loss_on_blanks", "packing")
 KEPT_TRAINER = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "auto_find_batch_size",
+    "average_tokens_across_devices",
     "optim",
+    "optim_args",
+    "optim_target_modules",
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "tf32",
+    "use_liger_kernel",
+    "liger_kernel_config",
+    "ignore_data_skip",
+    "data_seed",
+    "dataloader_drop_last",
+    "train_sampling_strategy",
+    "accelerator_config",
+    "parallelism_config",
+    "fsdp",
+    "fsdp_config",
+    "deepspeed",
 )
 
 
 @script("train", RULES, writes=["model_dir"], fixed=FIXED)
 def main(config):
+    with artifacts.claimed("model_dir", Path(config.model_dir, "run.json")):
+        train(config)
+
+
+def train(config) -> None:
+    """The stage itself, by a run that has model_dir for itself."""
     model_dir = Path(config.model_dir)
     record = model_dir / "run.json"
-    artifacts.check_writable("model_dir", record)
     texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
@@ -74,14 +110,10 @@ def main(config):
         # Each has a batch of its own; torchrun says how many they are.
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
-    checkpoint = last_checkpoint(model_dir) if config.resume else None
-    # DeepSpeed keeps the optimizer's state in global_step*.
-    for state in (["rng_state*.pth"], ["optimizer*", "global_step*"]) if checkpoint else ():
-        if not any(any(Path(checkpoint).glob(pattern)) for pattern in state):
-            raise InputError(
-                f"resume: {checkpoint} lacks the optimizer's state ({state[0]}), which trainer.save_only_model leaves "
-                "out; train anew in another model_dir"
-            )
+    resumed = read_resumed(record) if config.resume and record.is_file() else None
+    checkpoint, broken = None, []
+    if config.resume:
+        checkpoint, broken = checkpoint_to_resume(model_dir, (resumed or trained_on)["processes"])
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -98,10 +130,9 @@ def main(config):
     )
 
     from utils import adapters, tokens
-    from utils.models import check_ends, load_model, merged
+    from utils.models import check_ends, load_model, merged, weights_hash
     from utils.processes import is_main_process
 
-    resumed = read_resumed(record) if config.resume and record.is_file() else None
     if resumed:
         check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
     gpu = torch.cuda.is_available()
@@ -201,6 +232,9 @@ def main(config):
             self.announced = True
             if is_main_process():
                 count = sum(parameter.numel() for parameter in language_model.parameters() if parameter.requires_grad)
+                # Half of it old and half of it new, one that is saved anew would look whole.
+                for left in broken:
+                    shutil.rmtree(left, ignore_errors=True)
                 begin = f"from {checkpoint}" if checkpoint else "from the start"
                 print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
 
@@ -210,7 +244,8 @@ def main(config):
             self.begun = True
 
     class CheckedTrainer(Trainer):
-        """Stops where the loss is no number: the Trainer would count it as 0, and train on with broken weights."""
+        """Stops where the loss is no number, which the Trainer would count as 0, to train on with broken weights; and
+        where a checkpoint can't be saved."""
 
         def training_step(self, model, inputs, *rest, **named):
             loss = super().training_step(model, inputs, *rest, **named)
@@ -223,11 +258,20 @@ def main(config):
                 raise InputError(f"the loss is not a number (NaN) at step {step}: {hint}")
             return loss
 
+        def _save_checkpoint(self, *arguments, **options):
+            try:
+                super()._save_checkpoint(*arguments, **options)
+            except (OSError, SafetensorError, RuntimeError) as error:  # torch's own files raise the last
+                raise artifacts.NotWritten(
+                    f"model_dir={model_dir}: checkpoint-{self.state.global_step} can't be saved: {one_line(error)}; "
+                    "once it can, resume=true goes on from the checkpoint before"
+                ) from error
+
     # Train
     if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
         raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
     begins = Record()
-    is_new = not model_dir.exists()
+
     try:
         trainer = CheckedTrainer(
             model=language_model,
@@ -242,14 +286,15 @@ def main(config):
         unused = torch.optim.SGD([torch.zeros(1)])
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
         done = trainer.train(resume_from_checkpoint=checkpoint)
+    except (InputError, KeyboardInterrupt):
+        if begins.announced:
+            print(file=sys.stderr)  # below the progress bar
+        raise
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
         # is not there, a way to attend that this machine does not have. After it, it is a fault, or a loss that is NaN.
         if begins.begun and not isinstance(error, InputError):
             raise
-        if is_new:
-            with contextlib.suppress(OSError):
-                model_dir.rmdir()
         if begins.announced:
             print(file=sys.stderr)  # below the progress bar
         raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
@@ -282,20 +327,12 @@ def check_packing(language_model, collator, examples: list[dict]) -> None:
         )
 
 
-def weights_hash(language_model) -> str:
-    """A hash of the beginning of each weight: two models that share it are one, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, weight in language_model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def read_resumed(record: Path) -> dict:
     """What a run's record says of what it was trained on, and how."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        return {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        return found | {"processes": int(made["processes"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
 
@@ -335,15 +372,72 @@ def defaults(kind) -> dict:
     return found
 
 
+def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, list[Path]]:
+    """The last checkpoint that is whole, and those that are not and will not be gone on from.
+
+    Raises InputError where some were saved to their end and none is whole.
+    """
+    saved = saved_checkpoints(model_dir)
+    broken = [left for left in model_dir.glob("checkpoint-*") if left not in saved]
+    faults = []
+    for candidate in saved:
+        found = fault(candidate, processes)
+        if found is None:
+            if faults and artifacts.is_first_process():
+                print(f"{'; '.join(faults)}; going on from {candidate}")
+            return str(candidate), broken
+        faults.append(found)
+        broken.append(candidate)
+    if faults:
+        raise InputError(f"resume: {faults[0]}; no checkpoint before it is whole: train anew in another model_dir")
+    return None, broken
+
+
 def last_checkpoint(model_dir: Path) -> str | None:
-    """The last checkpoint that is whole.
+    saved = saved_checkpoints(model_dir)
+    return str(saved[0]) if saved else None
+
+
+def saved_checkpoints(model_dir: Path) -> list[Path]:
+    """The checkpoints that were saved to their end, the last one first.
 
     A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last, or with
     half of it.
     """
     found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
     steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdecimal()}
-    return str(steps[max(steps)]) if steps else None
+    return [steps[number] for number in sorted(steps, reverse=True)]
+
+
+# What the Trainer goes on from, without a word where one of them is not there; DeepSpeed has it all in global_step*.
+NEEDED = {
+    "its weights": ("*model*.safetensors", "*model*.bin", "*model_fsdp*", "global_step*"),
+    "the optimizer's state, which trainer.save_only_model leaves out": ("optimizer*", "global_step*"),
+    "scheduler.pt": ("scheduler.pt", "global_step*"),
+}
+
+
+def fault(checkpoint: Path, processes: int) -> str | None:
+    """What a checkpoint lacks, or which of its files is cut short; None where it is whole."""
+    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{number}.pth" for number in range(processes)]
+    for what, patterns in (NEEDED | {name: (name,) for name in names}).items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"{checkpoint} lacks {what}"
+    for saved in sorted(checkpoint.iterdir()):
+        try:
+            if saved.suffix == ".safetensors":
+                with safe_open(saved, "numpy"):
+                    pass
+            elif saved.suffix in (".pt", ".pth", ".bin"):
+                zipfile.ZipFile(saved).close()
+            elif saved.suffix == ".json":
+                content = json.loads(saved.read_text(encoding="utf-8"))
+                for part in content["weight_map"].values() if saved.name.endswith(".index.json") else ():
+                    if not (checkpoint / part).is_file():
+                        return f"{checkpoint} lacks {part}"
+        except (SafetensorError, zipfile.BadZipFile, ValueError):
+            return f"{saved} is cut short or damaged"
+    return None
 
 
 def steps_done(checkpoint: str) -> int:

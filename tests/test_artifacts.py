@@ -1,9 +1,16 @@
 """Whole files or none, and the record beside each artifact."""
 
 import csv
+import errno
+import hashlib
 import json
+import os
 import platform
+import resource
+import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +84,11 @@ def test_commit_is_the_whole_hash_and_tells_changed_files(tmp_path, monkeypatch)
     assert artifacts.commit() == head and len(head) == 40
     (tmp_path / "untracked.txt").write_text("data")
     assert artifacts.commit() == head
+    # Looked at, not written to: a killed run would leave the repository locked.
+    os.utime(tmp_path / "file.txt", (1, 1))
+    index = (tmp_path / ".git/index").read_bytes()
+    assert artifacts.commit() == head
+    assert (tmp_path / ".git/index").read_bytes() == index
     (tmp_path / "file.txt").write_text("two")
     assert artifacts.commit() == f"{head}-dirty"
 
@@ -103,3 +115,146 @@ def test_the_longest_name_is_written_and_a_longer_one_refused_at_once(tmp_path):
         with pytest.raises(InputError, match="^name: .* can't be written: File name too long$"):
             artifacts.check_writable("name", longest, path)
     assert not (tmp_path / "new").exists()
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def full_disk():
+    """Files take no more than 4 KB: a stand-in for a full disk that needs no rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_the_earlier_files_stay(tmp_path, full_disk):
+    path = tmp_path / "file.csv"
+    with artifacts.recorded_file(path, {}) as aside:
+        aside.write_text("old")
+    before = {name: (tmp_path / name).read_bytes() for name in listed(tmp_path)}
+    for big_file, big_record in ((True, False), (False, True)):
+        with (
+            pytest.raises(InputError, match=f"{path.stem}.*: can't be written: {os.strerror(errno.EFBIG)}$"),
+            artifacts.recorded_file(path, {"long": "x" * 5000} if big_record else {}) as aside,
+        ):
+            aside.write_text("x" * 5000 if big_file else "new")
+        assert {name: (tmp_path / name).read_bytes() for name in listed(tmp_path)} == before
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(InputError, match="^file.json: can't be written: No such file or directory$"):
+        artifacts.write_json(Path("file.json"), {})
+
+
+# Stops a process in the middle of putting a file and its record in their places.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from utils import artifacts
+moves, last = 0, int(sys.argv[2])
+def counted(move):
+    def moved(*arguments, **options):
+        global moves
+        if moves == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        moves += 1
+        return move(*arguments, **options)
+    return moved
+Path.replace, Path.unlink = counted(Path.replace), counted(Path.unlink)
+with artifacts.recorded_file(Path(sys.argv[1]), {"run": 2}) as aside:
+    aside.write_text("new")
+"""
+
+
+@pytest.mark.parametrize("moves", range(6))
+def test_a_file_and_its_record_are_never_of_two_runs(tmp_path, moves):
+    path = tmp_path / "file.csv"
+    with artifacts.recorded_file(path, {"run": 1}) as aside:
+        aside.write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, path, str(moves)], cwd=artifacts.REPOSITORY)
+    assert killed.returncode == (-signal.SIGKILL if moves < 5 else 0)
+    record = path.with_suffix(".json")
+    if record.exists():
+        made = json.loads(record.read_text())
+        assert (path.read_text(), made["run"]) in (("old", 1), ("new", 2))
+        assert made["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    # The next run of that name clears what this one left.
+    with artifacts.recorded_file(path, {"run": 3}) as aside:
+        aside.write_text("newer")
+    assert listed(tmp_path) == ["file.csv", "file.json"]
+    assert json.loads(record.read_text())["run"] == 3
+
+
+def test_a_second_run_of_a_name_is_refused_and_one_of_another_is_not(tmp_path):
+    path = tmp_path / "new folder" / "file.csv"
+    with artifacts.claimed("save_name", path) as folder:
+        message = f"^save_name: another run is writing {path} now; wait until it has ended, or give another name$"
+        with pytest.raises(InputError, match=message), artifacts.claimed("save_name", path):
+            pass
+        # Names that are alike where they are long.
+        for name in ("other.csv", "x" * 250, "x" * 251):
+            with artifacts.claimed("save_name", path.with_name(name)):
+                pass
+        assert listed(tmp_path) == sorted(["new folder", folder.name, "lock"])
+        path.write_text("done")
+    assert listed(tmp_path) == ["file.csv", "new folder"]
+    with artifacts.claimed("save_name", path):
+        pass
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    path = tmp_path / "new folder" / "in it" / "file.csv"
+    with pytest.raises(InputError, match="bad"), artifacts.claimed("save_name", path) as folder:
+        (folder / "0.jsonl").write_text("half")
+        raise InputError("bad")
+    assert not listed(tmp_path)
+
+
+CLAIMS = """
+import sys
+from pathlib import Path
+from utils import artifacts
+with artifacts.claimed("save_name", Path(sys.argv[1])) as folder:
+    (folder / "0.jsonl").write_text("kept")
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_a_claim_dies_with_its_process_and_what_it_kept_does_not(tmp_path, number):
+    path = tmp_path / "file.csv"
+    command = [sys.executable, "-c", CLAIMS, path]
+    with subprocess.Popen(command, cwd=artifacts.REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"claimed\n"
+        with pytest.raises(InputError, match="another run"), artifacts.claimed("save_name", path):
+            pass
+        process.send_signal(number)
+    with artifacts.claimed("save_name", path) as folder:
+        assert [left.read_text() for left in artifacts.leftovers(folder)] == ["kept"]
+    assert not listed(tmp_path)
+
+
+def test_of_several_processes_the_first_claims_for_all(tmp_path, monkeypatch):
+    with artifacts.claimed("save_name", tmp_path / "file.csv") as folder:
+        monkeypatch.setenv("RANK", "1")
+        with artifacts.claimed("save_name", tmp_path / "file.csv") as of_second:
+            assert of_second == folder
+        assert folder.exists()
+
+
+def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", refuse)
+    with artifacts.claimed("save_name", tmp_path / "file.csv"):
+        pass
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: no locks there (No locks available)")
+    assert not listed(tmp_path)

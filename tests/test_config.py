@@ -298,7 +298,8 @@ main()
 """
 
 
-def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, number):
     keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
     command = [sys.executable, "-c", CANCELLED, *keys]
     with subprocess.Popen(
@@ -306,10 +307,26 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path):
     ) as script:
         assert script.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir())
-        script.send_signal(signal.SIGTERM)
+        script.send_signal(number)
         _, said = script.communicate()
     assert (script.returncode, said) == (130, "contrast_attention.py: stopped\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_under_nohup_a_script_outlives_its_terminal(tmp_path):
+    keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
+    with subprocess.Popen(
+        ["nohup", sys.executable, "-c", CANCELLED, *keys],
+        cwd=config.CONFIG_FOLDER.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as script:
+        assert script.stdout.readline() == "writing\n"
+        script.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            script.wait(timeout=0.5)
+        script.kill()
 
 
 def test_a_sweep_whose_names_hold_what_is_swept(run, workplace, tiny_model):

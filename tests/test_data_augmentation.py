@@ -1,8 +1,10 @@
 """Stage 3 as a whole: the file it writes, for both kinds of augmentation."""
 
 import csv
+import hashlib
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import data_augmentation
-from utils import attention_dump, biography, tokens
+from tests import tiny
+from utils import artifacts, attention_dump, biography, dropout, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
@@ -216,3 +219,88 @@ def test_a_folder_with_the_tokenizer_alone_serves(augment, tiny_model, tmp_path)
     tokens.load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "tokenizer")
     assert data_augmentation.RULES["model"](str(tmp_path / "tokenizer")) == str(tmp_path / "tokenizer")
     assert augment(model=tmp_path / "tokenizer", **RANDOM) == augment(**RANDOM)
+
+
+@pytest.mark.parametrize("include_original", ["true", "false"])
+def test_a_resumed_run_draws_what_was_not_drawn_and_its_file_is_the_same(
+    augment, tiny_model, tmp_path, monkeypatch, capsys, include_original
+):
+    monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", 1)
+    write_weights(tiny_model)
+    keys = ATTENTION | {"include_original": include_original, "blank": "delete"}
+    csv_file, record = tmp_path / "data_augmented/out.csv", tmp_path / "data_augmented/out.json"
+    augment(**keys)
+    unbroken, said = csv_file.read_bytes(), capsys.readouterr().out
+    made = json.loads(record.read_text())
+    assert made["sha256"] == hashlib.sha256(unbroken).hexdigest()
+    unfinished = tmp_path / "data_augmented/.out.csv.kept/variants.csv"
+    # Cut: rows that were written and not yet noted; and where the file is not what was noted.
+    for stopped_at, spoil, drawn in ((0, b"", 3), (1, b"", 2), (2, b'"half a row', 1), (2, None, 3)):
+        csv_file.write_bytes(b"earlier")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            count_variants(patch, stopped_at)
+            augment(**keys)
+        assert csv_file.read_bytes() == b"earlier"
+        if spoil is None:
+            unfinished.write_bytes(b"x" + unfinished.read_bytes()[1:])
+        elif spoil:
+            unfinished.write_bytes(unfinished.read_bytes() + spoil)
+        with monkeypatch.context() as patch:
+            calls = count_variants(patch, 9)
+            augment(**keys, resume="true")
+        assert (len(calls), csv_file.read_bytes()) == (drawn, unbroken)
+        assert said.splitlines()[-1] == capsys.readouterr().out.splitlines()[-1]
+        again = json.loads(record.read_text())
+        assert again.pop("config").pop("resume") and again == {key: made[key] for key in again}
+        assert sorted(path.name for path in csv_file.parent.iterdir()) == ["out.csv", "out.json"]
+
+
+def count_variants(patch, stopped_at: int) -> list:
+    """Stop in the chunk of that number, from 0; returns the chunks that were drawn."""
+    calls, variants = [], dropout.variants
+
+    def counted(chunk, *arguments):
+        if len(calls) == stopped_at:
+            raise KeyboardInterrupt
+        calls.append(chunk)
+        return variants(chunk, *arguments)
+
+    patch.setattr(dropout, "variants", counted)
+    return calls
+
+
+@pytest.mark.parametrize("other", ["settings", "texts", "weights", "tokenizer"])
+def test_what_was_kept_of_something_else_is_not_used(augment, tiny_model, tmp_path, monkeypatch, capsys, other):
+    monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", 1)
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    write_weights(tiny_model)
+    keys = ATTENTION | {"model": model, "alpha": 0 if other == "texts" else 0.9}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        count_variants(patch, 1)
+        augment(**keys)
+    if other == "settings":
+        keys["seed"] = 5
+    elif other == "texts":
+        path = tmp_path / "texts.csv"
+        path.write_text(path.read_text().replace("Zoë", "Zoe"))
+        monkeypatch.setattr(attention_dump, "check_texts", lambda dump, texts, *_: len(list(texts)))
+    elif other == "weights":
+        write_weights(tiny_model, tokenizer="another")
+    else:
+        tiny.tokenizer(vocabulary=400).save_pretrained(model)
+    with monkeypatch.context() as patch:
+        calls = count_variants(patch, 9)
+        augment(**keys, resume="true")
+    assert len(calls) == 3
+    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+
+
+def test_a_second_run_of_a_name_is_refused(augment, tmp_path):
+    path = tmp_path / "data_augmented/out.csv"
+    with (
+        artifacts.claimed("save_name", path),
+        pytest.raises(InputError, match="^save_name: another run is writing data_augmented/out.csv now"),
+    ):
+        augment(**RANDOM)
+    assert not path.parent.exists()

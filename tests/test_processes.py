@@ -26,17 +26,50 @@ def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     assert (workplace / "one.pkl").read_bytes() == (workplace / "two.pkl").read_bytes()
 
 
+def test_what_several_processes_kept_another_number_goes_on_from(run, workplace, tiny_model):
+    arguments = f"save_attention.py model={tiny_model} dataset=data/biography_real.csv batch_tokens=256 save_name=kept"
+    script = (workplace / "save_attention.py").read_text()
+    # The second process dies in its second batch; torchrun then ends the first.
+    dying = """
+    import os, signal, time
+    read = received_attention.ReceivedAttention.texts
+    def counted(receive, *arguments, calls=[]):
+        calls.append(1)
+        if len(calls) == 2:
+            time.sleep(60) if os.environ["RANK"] == "0" else os.kill(os.getpid(), signal.SIGKILL)
+        return read(receive, *arguments)
+    received_attention.ReceivedAttention.texts = counted
+"""
+    (workplace / "dying.py").write_text(script.replace("    # Prepare data\n", dying, 1))
+    run(f"{TORCHRUN} {arguments.replace('save_attention', 'dying', 1)}", code=1)
+    assert {path.name for path in (workplace / ".kept.pkl.kept").iterdir()} == {"0.jsonl", "1.jsonl", "lock"}
+    both = (run(f"python {arguments} resume=true"), run(f"python {arguments.replace('kept', 'unbroken')}"))
+    of_rest, of_all = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in both)
+    assert of_rest == of_all - 2
+    assert (workplace / "kept.pkl").read_bytes() == (workplace / "unbroken.pkl").read_bytes()
+    assert not list(workplace.glob(".*.kept"))
+
+
 def test_two_processes_train_and_share_the_batches(run, workplace, tiny_model):
-    done = run(
+    command = (
         f"{TORCHRUN} train.py model={tiny_model} model_dir=out trainer.num_train_epochs=2 "
         "trainer.per_device_train_batch_size=4 trainer.logging_steps=1"
     )
+    done = run(command)
     # 100 texts in batches of 2 x 4: 13 steps an epoch, as of one process with 8.
     steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "out").glob("checkpoint-*"))
     assert steps == [13, 26]
     assert done.stdout.count("Training ") == 1
     log = json.loads((workplace / "out/checkpoint-26/trainer_state.json").read_text())["log_history"]
     assert log[-1]["loss"] < log[0]["loss"]
+    # Killed while the second process saved its state.
+    weights = workplace / "out/checkpoint-26/adapter_model.safetensors"
+    unbroken = weights.read_bytes()
+    (workplace / "out/checkpoint-26/rng_state_1.pth").unlink()
+    done = run(f"{command} resume=true")
+    said = "out/checkpoint-26 lacks rng_state_1.pth; going on from out/checkpoint-13\n"
+    assert done.stdout.count(said) == 1
+    assert weights.read_bytes() == unbroken
 
 
 def test_two_processes_answer_the_questions_of_one(run, workplace, tiny_model):

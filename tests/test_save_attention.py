@@ -1,7 +1,10 @@
 """Stage 1 as a whole: which tokens are queries, which layers are read, and what the dump says of both."""
 
 import csv
+import hashlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,11 @@ from transformers import AutoModelForCausalLM
 import save_attention
 from tests import tiny
 from tests.test_received_attention import RELATIVE, from_maps, maps_of
-from utils import attention_dump, biography, tokens
+from utils import artifacts, attention_dump, biography, tokens
 from utils.config import CONFIG_FOLDER
 from utils.contrast import contrast
 from utils.errors import InputError
+from utils.received_attention import ReceivedAttention
 
 TEXTS = [
     "<name>Ada King</name> studied at <university>Lyon</university>, and was born on <date>May 5</date>.",
@@ -148,3 +152,84 @@ def test_of_a_hybrid_the_layers_that_attend_are_numbered(save, tmp_path):
     assert save(model=hybrid, layers="[0]").values.tolist() == save(model=hybrid).values.tolist()
     with pytest.raises(InputError, match=r"^layers=\[1\]: 1 of the model's layers attend"):
         save(model=hybrid, layers="[1]")
+
+
+@pytest.fixture
+def interrupted(save, monkeypatch):
+    """Run the stage as `save` does, one text a batch, stopped after so many batches; returns the batches it began."""
+
+    def run(batches: int, **keys) -> list:
+        begun = []
+        texts = ReceivedAttention.texts
+
+        def counted(receive, *arguments):
+            begun.append(arguments)
+            if len(begun) > batches:
+                raise KeyboardInterrupt
+            return texts(receive, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ReceivedAttention, "texts", counted)
+            try:
+                save(batch_tokens=1, **keys)
+            except KeyboardInterrupt:
+                assert len(begun) == batches + 1
+        return begun
+
+    return run
+
+
+def test_a_resumed_run_reads_what_was_not_read_and_its_dump_is_the_same(save, interrupted, tmp_path, monkeypatch):
+    save(batch_tokens=1)
+    unbroken = (tmp_path / "dump.pkl").read_bytes()
+    assert json.loads((tmp_path / "dump.json").read_text())["sha256"] == hashlib.sha256(unbroken).hexdigest()
+    (tmp_path / "dump.pkl").write_bytes(b"earlier")
+    interrupted(1)
+    assert (tmp_path / "dump.pkl").read_bytes() == b"earlier"
+    assert len(interrupted(9, resume="true")) == 1
+    assert (tmp_path / "dump.pkl").read_bytes() == unbroken
+    # All was read, and then the disk was full.
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_dump, "write", full)
+        with pytest.raises(InputError, match="full; what was computed is kept, and resume=true goes on from there"):
+            interrupted(9)
+    assert not interrupted(9, resume="true")
+    assert (tmp_path / "dump.pkl").read_bytes() == unbroken
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "dump.pkl", "texts.csv"]
+
+
+def full(*_):
+    raise artifacts.NotWritten("dump.pkl: full")
+
+
+@pytest.mark.parametrize("other", ["settings", "texts", "tags", "weights"])
+def test_what_was_kept_of_something_else_is_not_used(interrupted, tiny_model, tmp_path, capsys, other):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    interrupted(1, model=model)
+    keys = {"include_self": "true"} if other == "settings" else {}
+    if other in ("texts", "tags"):
+        path = tmp_path / "texts.csv"
+        path.write_text(path.read_text().replace(*(("Oslo", "Rome") if other == "texts" else ("city>", "major>"))))
+    elif other == "weights":
+        tiny.save(model, "llama", seed=5)
+    capsys.readouterr()
+    assert len(interrupted(9, model=model, resume="true", **keys)) == 2
+    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+
+
+def test_without_resume_all_is_read_anew(interrupted, tmp_path):
+    interrupted(1)
+    assert len(interrupted(9)) == 2
+
+
+def test_a_second_run_of_a_name_is_refused_and_leaves_the_first_alone(save, tmp_path):
+    with (
+        artifacts.claimed("save_name", tmp_path / "dump.pkl") as folder,
+        pytest.raises(InputError, match="^save_name: another run is writing dump.pkl now"),
+    ):
+        (folder / "0.jsonl").write_text("of the first")
+        try:
+            save()
+        finally:
+            assert (folder / "0.jsonl").read_text() == "of the first"

@@ -1,6 +1,7 @@
 """Training on a tiny model: what carries loss, LoRA and full fine-tuning, packing, resuming, the seed."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 import train
 from tests import tiny
-from utils import answers
+from utils import answers, artifacts
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
 from utils.models import load_model
@@ -180,8 +181,17 @@ def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run
         patch.setenv("WORLD_SIZE", "2")
         with pytest.raises(InputError, match=r"resume: the number of processes is 2 now and was 1"):
             run("first", dataset=copy, resume="true")
-    with pytest.raises(InputError, match=r"resume: trainer.learning_rate is 0.1 now and was 0.0005"):
-        run("first", dataset=copy, resume="true", **{"trainer.learning_rate": 0.1})
+    for key, value, then in (
+        ("trainer.learning_rate", 0.1, 0.0005),
+        ("trainer.bf16", False, True),
+        ("trainer.warmup_steps", 2, 0.1),
+        ("trainer.max_grad_norm", 0.5, 1.0),
+        ("+trainer.weight_decay", 0.1, 0.0),
+        ("+trainer.adam_beta2", 0.9, 0.999),
+        ("dtype", "float32", "auto"),
+    ):
+        with pytest.raises(InputError, match=f"resume: {key.strip('+')} is {value} now and was {then} "):
+            run("first", dataset=copy, resume="true", **{key: value})
     copy.write_text("text\nanother\n")
     with pytest.raises(InputError, match="copy.csv holds other texts than it did"):
         run("first", dataset=copy, resume="true")
@@ -279,12 +289,102 @@ def test_training_goes_on_from_an_adapter(run, tiny_model):
     assert set(trained) == set(json.loads((first / "adapter_config.json").read_text())["target_modules"])
 
 
-@pytest.mark.parametrize("lost", ["optimizer.pt", "rng_state.pth"])
-def test_a_checkpoint_that_lost_a_part_is_not_resumed(lost, run):
+EVERY_STEP = {"trainer.save_strategy": "steps", "+trainer.save_steps": 1}
+
+LOST_OR_CUT = {
+    "lost adapter_model.safetensors": "checkpoint-4 lacks its weights",
+    "lost optimizer.pt": "checkpoint-4 lacks the optimizer's state",
+    "lost scheduler.pt": "checkpoint-4 lacks scheduler.pt",
+    "lost rng_state.pth": "checkpoint-4 lacks rng_state.pth",
+    "cut adapter_model.safetensors": "checkpoint-4/adapter_model.safetensors is cut short or damaged",
+    "cut optimizer.pt": "checkpoint-4/optimizer.pt is cut short or damaged",
+    "cut rng_state.pth": "checkpoint-4/rng_state.pth is cut short or damaged",
+    "cut training_args.bin": "checkpoint-4/training_args.bin is cut short or damaged",
+    "cut adapter_config.json": "checkpoint-4/adapter_config.json is cut short or damaged",
+}
+
+
+def spoil(path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_taken(run, capsys):
+    folder = run("spoilt", **EVERY_STEP)
+    expected = adapter(folder)
+    for how, message in LOST_OR_CUT.items():
+        path = folder / "checkpoint-4" / how.split()[1]
+        whole = path.read_bytes()
+        if how.startswith("lost"):
+            path.unlink()
+        else:
+            spoil(path)
+        assert train.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-3")
+        assert f"{folder}/{message}" in capsys.readouterr().out
+        path.write_bytes(whole)
+    # As under torchrun, whose processes save a state each.
+    assert train.fault(folder / "checkpoint-4", 2) == f"{folder}/checkpoint-4 lacks rng_state_0.pth"
+    assert train.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-4")
+
+    spoil(folder / "checkpoint-4/optimizer.pt")
+    spoil(folder / "checkpoint-3/adapter_model.safetensors")
+    (folder / "checkpoint-1/trainer_state.json").unlink()
+    run("spoilt", resume="true", **EVERY_STEP)
+    said = capsys.readouterr().out
+    assert f"/adapter_model.safetensors is cut short or damaged; going on from {folder}/checkpoint-2\n" in said
+    for name, weight in expected.items():
+        torch.testing.assert_close(weight, adapter(folder)[name], rtol=1e-6, atol=1e-8)
+    assert train.fault(last_checkpoint(folder), 1) is None
+    # What a killed run had left of a checkpoint is gone.
+    assert sorted(path.name for path in folder.iterdir()) == [*(f"checkpoint-{step}" for step in (2, 3, 4)), "run.json"]
+
+
+def test_where_no_checkpoint_is_whole_none_is_resumed(run):
     folder = run("lost")
-    (last_checkpoint(folder) / lost).unlink()
-    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state"):
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train anew in another model_dir"):
         run("lost", resume="true", **{"trainer.max_steps": 6})
+
+
+def test_a_model_in_several_files_lacks_none(tmp_path, run):
+    folder = last_checkpoint(run("parts", lora="null"))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert train.fault(folder, 1) == f"{folder} lacks model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize("too_large", ["tokenizer.json", "adapter_model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_that_cannot_be_saved_is_one_line_and_the_one_before_serves(run, monkeypatch, too_large, capsys):
+    step, limit = transformers.Trainer.training_step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full_in_the_third(trainer, *arguments, **options):
+        if trainer.state.global_step == 2:
+            size = (tmp / "checkpoint-2" / too_large).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limit[1]))
+        return step(trainer, *arguments, **options)
+
+    tmp = run("full", **EVERY_STEP | {"trainer.max_steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.Trainer, "training_step", full_in_the_third)
+        try:
+            with pytest.raises(InputError, match="/full: checkpoint-3 can't be saved: .*resume=true") as raised:
+                run("full", resume="true", **EVERY_STEP)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(raised.value)
+    run("full", resume="true", **EVERY_STEP)
+    assert f"from {tmp}/checkpoint-2" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp.iterdir()) == [*(f"checkpoint-{step}" for step in range(1, 5)), "run.json"]
+
+
+def test_two_runs_do_not_train_in_one_folder(run, tmp_path):
+    with (
+        artifacts.claimed("model_dir", tmp_path / "shared/run.json"),
+        pytest.raises(InputError, match="^model_dir: another run is writing .*shared/run.json now; wait until it has"),
+    ):
+        run("shared", resume="true")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_finished_run_takes_no_step_more(run, capsys):

@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 import torch
@@ -113,9 +113,10 @@ def greedy_answers(
     golds: list[str],
     max_new_tokens: int,
     batch_tokens: int,
+    done: Collection[int] = (),
 ) -> Iterator[dict[int, tuple[str, float]]]:
     """Yield, batch by batch, {index of the prompt: (the model's greedy continuation up to the first newline, and the
-    gold answer's log-likelihood, as `log_likelihoods` defines it)}.
+    gold answer's log-likelihood, as `log_likelihoods` defines it)}; batches that are `done` as a whole are left out.
 
     The prompts run through the model once for both. They are padded on the left and the padding is masked, so an
     answer does not depend on its batch.
@@ -125,6 +126,8 @@ def greedy_answers(
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
     continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
     for batch in batches([len(of_prompt) for of_prompt in encoded], batch_tokens):
+        if all(index in done for index in batch):
+            continue
         ids, mask = (part.to(device) for part in padded([encoded[index] for index in batch], left=True))
         # All but the last token, whose logits both parts begin with.
         cache = DynamicCache(config=model.config)
@@ -247,9 +250,10 @@ def choice_log_likelihoods(
     prompts: list[str],
     choices: list[list[str]],
     batch_tokens: int,
+    done: Collection[int] = (),
 ) -> Iterator[dict[int, list[float]]]:
     """Yield, batch by batch, {index of the prompt: for each of its choices the natural log of the probability that the
-    model continues the prompt with a space and this choice}.
+    model continues the prompt with a space and this choice}; batches that are `done` as a whole are left out.
 
     Each prompt runs through the model once; its choices, in batches with those of other prompts, share what it left in
     the cache.
@@ -257,6 +261,8 @@ def choice_log_likelihoods(
     device = model.get_input_embeddings().weight.device
     lengths = [len(of_prompt.input_ids) for of_prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
     for batch in batches(lengths, batch_tokens):
+        if all(index in done for index in batch):
+            continue
         continued = [continued_by(tokenizer, prompts[index], choices[index]) for index in batch]
         ids, mask = (part.to(device) for part in padded([prefix for prefix, _, _ in continued], left=True))
         cache = DynamicCache(config=model.config)

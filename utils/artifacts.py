@@ -1,7 +1,9 @@
-"""Whole files or none; and the record of configuration, versions and commit beside each artifact."""
+"""Whole files or none, one run at a time; and the record of configuration, versions and commit beside each artifact."""
 
 import contextlib
 import csv
+import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -18,17 +20,146 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+class NotWritten(InputError):
+    """A file that can't be written: a full disk, a folder that is read-only or gone."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body, which writes to `path`, into NotWritten."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{str(path)[:200]}: can't be written: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` only if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Cut, since `path` may have the longest name that the file system takes: 255 bytes, and a character has up to 4.
-    aside = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
+    """Yield a path beside `path` to write to; it takes the place of `path` only if all went well.
+
+    Raises NotWritten. What a killed run leaves there, the next one of that name writes over.
+    """
+    aside = hidden(path, "part")
     try:
-        yield aside
-        aside.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded_file(path: Path, record: dict, record_path: Path | None = None) -> Iterator[Path]:
+    """As `whole_file`, with a record beside (None: the same name, .json) that bears the file's sha256.
+
+    The body may still add to the record. A kill at any moment leaves the earlier two, the new two, or a file without
+    a record: never a file with the record of another.
+    """
+    record_path = record_path or path.with_suffix(".json")
+    with whole_file(record_path) as record_aside, whole_file(path) as aside:
+        yield aside
+        record_aside.write_text(as_json(record | {"sha256": file_hash(aside)}), encoding="utf-8")
+        record_path.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def hidden(path: Path, suffix: str) -> Path:
+    """A name beside `path` that listings leave out, for what is not finished."""
+    name = path.name
+    # A name has up to 255 bytes, and a character up to 4.
+    if len(os.fsencode(name)) > 200:
+        name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    return path.with_name(f".{name}.{suffix}")
+
+
+@contextlib.contextmanager
+def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, which is this run's alone until it ends; for what it has to keep.
+
+    The folder goes when the run has ended well, or has kept nothing. Of several processes the first claims it for all.
+    Raises InputError now, and not after hours of work, where another run is at work on `path`, or where it or one of
+    the others can't be written.
+    """
+    check_writable(key, path, *others)
+    folder = hidden(path, "kept")
+    if not is_first_process():
+        yield folder
+        return
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    lock = _locked(key, path, folder / LOCK)
+    of_before = leftovers(folder)
+    try:
+        yield folder
+        _remove(leftovers(folder))
+    except NotWritten as error:
+        if leftovers(folder):
+            raise NotWritten(f"{error}; what was computed is kept, and resume=true goes on from there") from error
+        raise
+    except InputError:
+        # Of bad input nothing is worth keeping.
+        if not of_before:
+            _remove(leftovers(folder))
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            if not leftovers(folder):
+                # Before the lock is let go, so that nobody waits at a name that is gone.
+                (folder / LOCK).unlink()
+                folder.rmdir()
+                for parent in missing:
+                    parent.rmdir()
+        os.close(lock)
+
+
+LOCK = "lock"
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun started; known without torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What a run keeps in the folder that it has claimed."""
+    return [path for path in folder.glob("*") if path.name != LOCK]
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _locked(key: str, path: Path, place: Path) -> int:
+    """The file at `place`, open and locked until it is closed or the process dies, however it dies."""
+    for _ in range(100):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(place, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            continue  # The run that had it has just ended, and has taken the folder away.
+        except OSError as error:
+            raise InputError(f"{key}: {str(path)[:200]} can't be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            break
+        except OSError as error:  # such as a network's file system without locks
+            print(f"{path.parent}: no locks there ({error.strerror}), so take care to start no two runs of one name")
+            return lock
+        # What was locked may be what the other run has just taken away.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), place.stat()):
+                return lock
+        os.close(lock)
+    raise InputError(f"{key}: another run is writing {path} now; wait until it has ended, or give another name")
 
 
 def check_writable(key: str, *paths: Path) -> None:
@@ -52,14 +183,24 @@ def check_writable(key: str, *paths: Path) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     with whole_file(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(as_json(content), encoding="utf-8")
+
+
+def as_json(content: dict) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """The rows, whose keys are the columns; None is an empty cell."""
+    with whole_file(path) as aside:
+        fill_csv(aside, rows)
+
+
+def fill_csv(path: Path, rows: list[dict]) -> None:
+    """As `write_csv`, into a path that `whole_file` or `recorded_file` gave."""
     # Before 3.11.9 Python leaves a lone carriage return unquoted, and readers end the row there.
     broken = any("\r" in str(cell) for row in rows for cell in row.values())
-    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
+    with open(path, "w", newline="", encoding="utf-8") as opened:
         quoting = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
         writer = csv.DictWriter(opened, list(rows[0]), lineterminator="\n", quoting=quoting)
         writer.writeheader()
@@ -83,9 +224,13 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Without optional locks: a run that is killed just then would leave the repository locked.
+    command = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    lines = done.stdout.splitlines()
+    head = next(line.split()[-1] for line in lines if line.startswith("# branch.oid "))
+    return head + ("-dirty" if any(not line.startswith("#") for line in lines) else "")

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils import plain_pickle
-from utils.artifacts import whole_file
+from utils.artifacts import recorded_file, whole_file
 from utils.errors import InputError, printable
 from utils.plain_pickle import Array, NameRefused, Refused, Room
 
@@ -91,7 +91,8 @@ def dump_path(name: str | Path) -> Path:
     return Path(name) if str(name).endswith(".pkl") else Path(f"{name}.pkl")
 
 
-def write(dump: Dump, name: str) -> Path:
+def write(dump: Dump, name: str, record: dict | None = None) -> Path:
+    """Write the dump of that name, and its record beside it where there is one."""
     path = dump_path(name)
     content = {
         "version": VERSION,
@@ -104,7 +105,8 @@ def write(dump: Dump, name: str) -> Path:
         "offsets": np.asarray(dump.offsets, "<i4").tobytes(),
     }
     content["checksum"] = checksum(content)
-    with whole_file(path) as aside, open(aside, "wb") as opened:
+    file = whole_file(path) if record is None else recorded_file(path, record)
+    with file as aside, open(aside, "wb") as opened:
         pickle.dump(content, opened, protocol=4)
     return path
 

@@ -375,8 +375,6 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             began = False
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            # A job that is cancelled (SIGTERM) ends as by Ctrl-C, so that it tidies up.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
             sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
             # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
@@ -390,6 +388,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             )
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
+                # Cancelled (SIGTERM), or its terminal closed (SIGHUP), a job ends as by Ctrl-C, so that it tidies up.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+                    signal.signal(signal.SIGHUP, signal.default_int_handler)
                 check_environment()
                 try:
                     decorated(checked)()
@@ -397,7 +399,8 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                     check_output()
             except KeyboardInterrupt:
                 if is_speaker():
-                    print(f"{name}.py: stopped", file=sys.stderr)
+                    hint = "; resume=true goes on from what was kept" if "resume" in rules else ""
+                    print(f"{name}.py: stopped{hint}", file=sys.stderr)
                 sys.exit(130)
             except InputError as error:
                 stop(name, str(error))

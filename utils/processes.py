@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, tqdm
+from accelerate.utils import broadcast_object_list, gather_object, tqdm
 
 
 @functools.cache
@@ -34,6 +34,12 @@ def my_share(items: list) -> list:
     """Every n-th item, so that the processes get alike shares of a list that is sorted by size."""
     state = processes()
     return items[state.process_index :: state.num_processes]
+
+
+def of_first(value: object) -> object:
+    """The first process's value, in every process; none is ahead of it."""
+    processes()
+    return broadcast_object_list([value])[0]
 
 
 def gathered(mine: dict) -> dict:

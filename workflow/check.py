@@ -50,8 +50,8 @@ OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resourc
 
 # Keys of the scripts that the rules set themselves.
 SET_BY_RULES = {
-    "save_attention": ("model", "dataset", "save_name"),
-    "data_augmentation": ("model", "dataset", "save_name", "seed"),
+    "save_attention": ("model", "dataset", "save_name", "resume"),
+    "data_augmentation": ("model", "dataset", "save_name", "seed", "resume"),
     "train": (
         "model",
         "dataset",
@@ -63,7 +63,7 @@ SET_BY_RULES = {
         "trainer.save_strategy",
         "trainer.save_steps",
     ),
-    "evaluate": ("model", "model_dir", "output_dir"),
+    "evaluate": ("model", "model_dir", "output_dir", "resume"),
 }
 
 # Of evaluate.yaml: Hydra's own, and what differs from run to run.

@@ -75,7 +75,7 @@ rule attention:
         ),
     threads: 1
     shell:
-        "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields"
+        "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields resume=true"
         " save_name={WORK}/{wildcards.size}_{wildcards.condition}_{wildcards.field} {params.options}"
 
 

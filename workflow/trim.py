@@ -8,25 +8,29 @@ and so on, in the order of their steps. predictions.csv goes without its prompts
 """
 
 import csv
+import json
 import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.artifacts import whole_file, write_csv
+from utils.artifacts import fill_csv, recorded_file, write_json
 from utils.config import checkpoints_in
 
 
 def trim(answers: Path, results: Path, predictions: bool = True) -> None:
     """metrics.json comes last: where it is, the rest is there as well."""
+    metrics = json.loads((answers / "metrics.json").read_text(encoding="utf-8"))
+    metrics.pop("sha256", None)  # of the predictions with their prompts
     if predictions:
         with open(answers / "predictions.csv", newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
         without = [{column: cell for column, cell in row.items() if column != "prompt"} for row in rows]
-        write_csv(results / "predictions.csv", without)
-    with whole_file(results / "metrics.json") as aside:
-        shutil.copyfile(answers / "metrics.json", aside)
+        with recorded_file(results / "predictions.csv", metrics, results / "metrics.json") as aside:
+            fill_csv(aside, without)
+    else:
+        write_json(results / "metrics.json", metrics)
 
 
 def main(answers: str, results: str, kept: str) -> None:

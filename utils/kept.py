@@ -1,0 +1,53 @@
+"""What a run has computed so far, kept in lines that outlive it, for a later run to go on from.
+
+They lie in the folder that the run has claimed (utils.artifacts.claimed), each process's in a file of its own:
+
+    sha256, hexadecimal, of what made it and of the JSON; a space; JSON
+
+So a line that a kill cut short counts for nothing, nor does one of other settings, texts or weights. JSON runs no code.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from utils import artifacts
+
+
+class Kept:
+    """folder: as `claimed` gives it; made_by: all that decides what is computed, as JSON takes it."""
+
+    def __init__(self, folder: Path, made_by: Mapping):
+        self.folder = folder
+        self.made_by = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).digest()
+
+    def read(self, resume: bool) -> list:
+        """What earlier runs have kept, in the order of each; without `resume` nothing, and it is removed. For the first
+        process alone, before any other adds to it."""
+        if not resume:
+            for left in artifacts.leftovers(self.folder):
+                with artifacts.writing(left):
+                    left.unlink()
+            return []
+        lines = [line for path in sorted(self.folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")]
+        found = [json.loads(line[65:]) for line in lines if line[:64] == self._checksum(line[65:])]
+        if not found and any(lines):
+            print("resume: what was kept is of other settings, texts, weights or versions; all is computed anew")
+        return found
+
+    def add(self, content: object) -> None:
+        line = json.dumps(content).encode()
+        path = self.folder / f"{os.environ.get('RANK', '0')}.jsonl"
+        # The line before it may have been cut short.
+        with artifacts.writing(path), open(path, "ab") as opened:
+            opened.write(b"\n" + self._checksum(line) + b" " + line)
+
+    def _checksum(self, line: bytes) -> bytes:
+        return hashlib.sha256(self.made_by + line).hexdigest().encode()
+
+
+def made_by(config: dict, **others: object) -> dict:
+    """What decides a run's results: its configuration but for `resume`, versions, commit, and what the script adds."""
+    return artifacts.record({key: value for key, value in config.items() if key != "resume"}) | others
