@@ -44,7 +44,7 @@ RULES = {
     "seed": integer(0),
     "max_new_tokens": optional(integer(1)),
     "choice": boolean(),
-    "batch_tokens": integer(1),
+    "batch_tokens": optional(integer(1)),
     "dtype": dtype(),
     "quant": optional(mapping()),
     "device_map": optional(text_or_mapping),
@@ -152,8 +152,9 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     done = {place for place, index in enumerate(mine) if index in answered}
     to_ask = language_model, tokenizer, prompted
+    batch_tokens = config.batch_tokens or answers.BATCH_TOKENS["cpu" if language_model.device.type == "cpu" else "cuda"]
     with progress("answers", total=len(mine)) as bar:
-        for batch in answers.greedy_answers(*to_ask, golds, limit, config.batch_tokens, done):
+        for batch in answers.greedy_answers(*to_ask, golds, limit, batch_tokens, done):
             found = {mine[place]: answer for place, answer in batch.items()}
             kept.add(["answers", list(found.items())])
             answered.update(found)
@@ -162,7 +163,7 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     if config.choice:
         choices = [asked[index].choices for index in mine]
         with progress("choices", total=len(mine)) as bar:
-            for batch in answers.choice_log_likelihoods(*to_ask, choices, config.batch_tokens, done):
+            for batch in answers.choice_log_likelihoods(*to_ask, choices, batch_tokens, done):
                 found = {mine[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
                 kept.add(["choices", list(found.items())])
                 chosen.update(found)

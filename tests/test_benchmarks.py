@@ -111,5 +111,5 @@ def test_what_a_gpu_is_to_show_can_be_rehearsed_without_one(tmp_path):
 def test_without_a_gpu_its_benchmark_says_so(tmp_path):
     command = [sys.executable, "benchmarks/gpu.py", str(tmp_path / "figures.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("no GPU here; --tiny rehearses")
+    assert done.returncode == 1 and "no GPU here; --tiny rehearses" in done.stderr
     assert not list(tmp_path.iterdir())

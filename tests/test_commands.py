@@ -53,7 +53,7 @@ def test_the_seven_commands_chain(run, local, workplace):
     assert small.settings == defaults | {"prepend_bos": True, "dtype": "float32"}
     record = json.loads((workplace / "attn_dump_llama_3_8b.json").read_text())
     assert record["config"]["dataset"] == "data/biography_real.csv"
-    assert {"config", "versions", "commit"} == set(record)
+    assert {"config", "versions", "commit", "sha256"} == set(record)
 
     # Their difference
     run(CONTRAST)
@@ -92,7 +92,7 @@ def test_the_seven_commands_chain(run, local, workplace):
     run(EVALUATE)
     evaluation = workplace / "model_out/checkpoint-130/evaluation"
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    assert set(metrics) == {"fields", "average", "config", "versions", "commit", "device", "seconds"}
+    assert set(metrics) == {"fields", "average", "config", "versions", "commit", "device", "seconds", "sha256"}
     measures = {"exact_match", "f1", "log_likelihood", "choice_accuracy"}
     assert all(set(scores) == measures for scores in (*metrics["fields"].values(), metrics["average"]))
     with open(evaluation / "predictions.csv", newline="") as opened:

@@ -143,7 +143,7 @@ EARLY = [
     (f"{TRAIN} trainer=null", "trainer=None: must hold keys and values"),
     (f"{ASK} shots=-1", "shots=-1: must be a whole number from 0"),
     (f"{ASK} people=0", "people=0: must be a whole number from 1"),
-    (f"{ASK} batch_size=0", "batch_size=0: must be a whole number from 1"),
+    (f"{ASK} batch_tokens=0", "batch_tokens=0: must be a whole number from 1"),
     (f"{ASK} max_new_tokens=0", "max_new_tokens=0: must be a whole number from 1"),
     (f"{ASK} choice=maybe", "choice=maybe: must be true or false"),
     # Keys of sub-trees
@@ -216,7 +216,7 @@ EARLY = [
     (f"{SAVE} save_name=folder", "save_name: folder.pkl is a folder; name a file"),
     (f"{SAVE} save_name=/proc/out", "save_name: /proc/out.pkl can't be written: No such file or directory"),
     (f"{TRAIN} model_dir=texts.csv", "model_dir: texts.csv/run.json can't be written: Not a directory"),
-    (f"{ASK} output_dir=texts.csv", "output_dir: texts.csv/metrics.json can't be written: Not a directory"),
+    (f"{ASK} output_dir=texts.csv", "output_dir: texts.csv/predictions.csv can't be written: Not a directory"),
     # Models by name
     (f"{SAVE} model=./none", f"model=./none: no such folder or file: {MODEL}"),
     (f"{SAVE} model=a/b/c", f"model=a/b/c: no such folder or file: {MODEL}"),
@@ -230,10 +230,6 @@ EARLY = [
         f"{SAVE} model=named",
         f"model=named: {HOLDS_NONE}; it holds mine: name one of these",
     ),
-    (
-        "evaluate model_dir=trained",
-        f"model_dir=trained: {HOLDS_NONE}; it holds checkpoint-2: name one of these",
-    ),
     ("evaluate model_dir=none", "model_dir=none: no such folder"),
     ("evaluate model_dir=texts.csv", "model_dir=texts.csv: no such folder"),
     # Runs to go on with
@@ -243,7 +239,7 @@ EARLY = [
     ),
     (
         f"{TRAIN} model_dir=trained resume=true",
-        "resume: trained/checkpoint-2 lacks the optimizer's state (rng_state*.pth), which trainer.save_only_model …",
+        "resume: trained/checkpoint-2 lacks its weights; no checkpoint before it is whole: train anew …",
     ),
     # Dumps
     (
@@ -633,9 +629,11 @@ def without_bars(errors: str) -> str:
 
 
 def files(folder: Path) -> dict[str, tuple]:
-    """All there is, with what a change of it would change."""
+    """All there is, with what a change of it would change: a folder shows by what it holds."""
     found = {path: path.lstat() for path in folder.rglob("*")}
-    return {str(path): (of.st_mtime_ns, of.st_size, of.st_ino) for path, of in found.items()}
+    return {
+        str(path): of.st_ino if path.is_dir() else (of.st_mtime_ns, of.st_size, of.st_ino) for path, of in found.items()
+    }
 
 
 def line(script: str, message: str) -> re.Pattern:

@@ -295,6 +295,8 @@ def test_a_table_is_checked(changed, message):
         ({"epochs": 2.5}, "epochs=2.5: must be a whole number from 1"),
         ({"epochs": 3}, "checkpoints=2: must divide epochs=3"),
         ({"epochs": 1}, "checkpoints=2: must divide epochs=1"),
+        ({"arms": {"none": {"epochs": 3}}}, "checkpoints=2: must divide arms.none.epochs=3"),
+        ({"arms": {"none": {"epochs": True}}}, "arms.none.epochs=True: must be a whole number from 1"),
         ({"learning_rates": 0.001}, "learning_rates=0.001: must hold a list"),
         ({"learning_rates": []}, r"learning_rates=\[\]: must hold a list"),
         ({"learning_rates": ["5e-5"]}, "learning_rates=5e-5: must be a number"),
@@ -458,10 +460,14 @@ def test_steps_make_the_budget():
 
 def test_a_table_in_epochs_is_made(clone, snakemake):
     config = read(ROOT / "conf/tables/smoke_epochs.yaml")
-    # One of its learning rates; the other is trained by the same rules.
-    (clone / "conf/tables/one_rate.yaml").write_text(yaml.safe_dump(config | {"learning_rates": [0.01]}))
+    # One of its learning rates; the other is trained by the same rules. Untouched texts have epochs of their own.
+    changed = config | {"learning_rates": [0.01], "arms": config["arms"] | {"none": {"epochs": 4}}}
+    (clone / "conf/tables/one_rate.yaml").write_text(yaml.safe_dump(changed))
     snakemake(name="one_rate")
     results = clone / "results/smoke_epochs"
+    # 100 texts in batches of 50, four times.
+    assert json.loads((results / "none/seed-1-rate-0.01/run.json").read_text())["steps"] == 8
+    check.check_results(changed | {"epochs": 4, "arms": {"none": {"epochs": 4}}}, results)
     of_reported = []
     for seed in config["seeds"]:
         folder = results / f"random/seed-{seed}-rate-0.01"
@@ -478,6 +484,8 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     for way in ("chosen on the others", "chosen on the reported"):
         assert row_of(markdown, f"questions, {way}", "random").split()[-4] == f"{np.mean(of_reported):.2f}"
     assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "random")) == ["0.01, epoch 1"] * 2
+    assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "none")) == ["0.01, epoch 2"] * 2
+    assert "for 2 epochs, none for 4, at each learning rate (0.01)" in markdown
     assert "Scores are of the first 3 people of the dataset; the 2 others" in markdown
     planned = snakemake("-n", "-p", name="smoke_epochs")
     assert re.search("^train +2$", planned, re.MULTILINE)

@@ -564,7 +564,7 @@ def test_what_a_library_refuses_late_leaves_nothing_behind(run, tmp_path, keys, 
 def test_a_loss_that_is_no_number_ends_the_training(run, tmp_path, keys, message):
     texts = tmp_path / "texts.csv"
     texts.write_text('text\n" "\nAda was born in Lyon.\n')
-    with pytest.raises(InputError, match=rf"^trainer: the loss is not a number \(NaN\) at step \d: {message}"):
+    with pytest.raises(InputError, match=rf"^the loss is not a number \(NaN\) at step \d: {message}"):
         run("diverged", dataset=texts, **{"trainer.max_steps": 9, "trainer.bf16": "false", **keys})
 
 

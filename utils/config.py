@@ -372,7 +372,12 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
         @functools.wraps(function)
         def command_line() -> None:
             nonlocal began
-            began = False
+            began, signalled = False, []
+
+            def on_signal(number, _):
+                signalled.append(number)
+                raise KeyboardInterrupt
+
             # Makes Hydra raise its errors instead of printing them over several lines.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
@@ -389,25 +394,25 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
                 # Cancelled (SIGTERM), or its terminal closed (SIGHUP), a job ends as by Ctrl-C, so that it tidies up.
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
-                if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-                    signal.signal(signal.SIGHUP, signal.default_int_handler)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    if signal.getsignal(number) != signal.SIG_IGN:  # such as SIGHUP under nohup
+                        signal.signal(number, on_signal)
                 check_environment()
                 try:
                     decorated(checked)()
                 finally:
                     check_output()
-            except KeyboardInterrupt:
-                if is_speaker():
-                    hint = "; resume=true goes on from what was kept" if "resume" in rules else ""
-                    print(f"{name}.py: stopped{hint}", file=sys.stderr)
-                sys.exit(130)
-            except InputError as error:
-                stop(name, str(error))
-            except Exception as error:
-                if began:
+            except (Exception, KeyboardInterrupt) as error:
+                # A library may make an error of its own of the interrupt, as numpy does while it is imported.
+                if signalled or isinstance(error, KeyboardInterrupt):
+                    if is_speaker():
+                        hint = "; resume=true goes on from what was kept" if "resume" in rules else ""
+                        print(f"{name}.py: stopped{hint}", file=sys.stderr)
+                    sys.exit(130)
+                if began and not isinstance(error, InputError):
                     raise  # a fault of ours
-                stop(name, unwritten(error) or refused_by_hydra(error, name, rules, fixed))
+                told = str(error) if isinstance(error, InputError) else unwritten(error)
+                stop(name, told or refused_by_hydra(error, name, rules, fixed))
 
         return command_line
 

@@ -20,6 +20,7 @@ from workflow.table import (
     RESOURCES,
     asked_by,
     augmentation_of,
+    epochs_of,
     is_plain,
     runs,
     settings_of,
@@ -140,7 +141,7 @@ def check_arms(config: dict) -> None:
         if options is not None and not isinstance(options, dict):
             raise InputError(f"arms.{arm}={options}: must hold keys and values, or be null")
         options = dict(options or {})
-        own_training = options.pop("train", {})
+        own_training, _ = options.pop("train", {}), options.pop("epochs", None)
         if not isinstance(own_training, dict):
             raise InputError(f"arms.{arm}.train={own_training}: must hold keys and values")
         check_keys(f"arms.{arm}.train", "train", own_training)
@@ -168,15 +169,21 @@ def check_budget(config: dict) -> None:
         raise InputError(f"{epochs[0]}: leave it out, or tokens; a table's budget is in tokens or in epochs")
     if tokens:
         check_value("tokens", config["tokens"], integer(1))
+        for arm, options in config["arms"].items():
+            if "epochs" in (options or {}):
+                raise InputError(f"arms.{arm}.epochs: leave it out; the table's budget is in tokens")
         return
     missing = [key for key in BUDGETS[1] if key not in epochs]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
-    check_value("epochs", config["epochs"], integer(1))
-    if config["epochs"] % config["checkpoints"]:
-        raise InputError(
-            f"checkpoints={config['checkpoints']}: must divide epochs={config['epochs']}, so that each ends an epoch"
-        )
+    for key, epochs in {"epochs": config["epochs"]} | {
+        f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]
+    }.items():
+        check_value(key, epochs, integer(1))
+        if epochs % config["checkpoints"]:
+            raise InputError(
+                f"checkpoints={config['checkpoints']}: must divide {key}={epochs}, so that each ends an epoch"
+            )
     rates = config["learning_rates"]
     if not isinstance(rates, list) or not rates:
         raise InputError(f"learning_rates={rates}: must hold a list")

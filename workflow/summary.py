@@ -11,7 +11,7 @@ from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
 from workflow.choice import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
-from workflow.table import MEASURES, measured, run_of
+from workflow.table import MEASURES, epochs_of, measured, run_of
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
@@ -150,23 +150,25 @@ def of_fields(folders: list[Path], measure: str, people: slice = EVERYBODY) -> d
 def how_chosen(config: dict, people: int) -> str:
     """For people to read: of a table in epochs, who is reported and what was chosen on whom."""
     rates, others = ", ".join(map(str, config["learning_rates"])), people - config["reported"]
+    own = [f", {arm} for {epochs_of(config, arm)}" for arm, keys in config["arms"].items() if "epochs" in (keys or {})]
     return (
         f"Scores are of the first {config['reported']} people of the dataset; the {others} others who are asked about "
-        f"are trained on as well. Each arm was trained for {config['epochs']} epochs at each learning rate ({rates}) "
-        f"and asked {config['checkpoints']} times, at equal distances. What stands here is its checkpoint with the "
-        "highest exact match, mean over evaluations, seeds, people and fields (among equals: the highest F1, then the "
-        "fewest epochs, then the learning rate listed first), chosen in two ways: by the answers about the others, and "
-        "by those about the reported people themselves, as the paper seems to do. Scores that were chosen on the "
+        f"are trained on as well. Each arm was trained for {config['epochs']} epochs{''.join(own)}, at each learning "
+        f"rate ({rates}), and asked {config['checkpoints']} times, at equal distances. What stands here is its "
+        "checkpoint with the highest exact match, mean over evaluations, seeds, people and fields (among equals: the "
+        "highest F1, then the fewest epochs, then the learning rate listed first), chosen in two ways: by the answers "
+        "about the others, and by those about the reported people themselves, as the paper seems to do. Scores that "
+        "were chosen on the "
         "reported are too high."
     )
 
 
 def what_was_chosen(config: dict, chosen: Chosen) -> Cells:
     """For people to read: each arm's learning rate and epochs, by way of choosing."""
-    an_epoch = config["epochs"] // config["checkpoints"]
+    parts = {arm: epochs_of(config, arm) // config["checkpoints"] for arm in config["arms"]}
     return {
-        arm: {way: f"{of_way[arm][0]}, epoch {of_way[arm][1] * an_epoch}" for way, of_way in chosen.items()}
-        for arm in config["arms"]
+        arm: {way: f"{of_way[arm][0]}, epoch {of_way[arm][1] * part}" for way, of_way in chosen.items()}
+        for arm, part in parts.items()
     }
 
 
@@ -215,7 +217,7 @@ def summarize(config: dict, results: Path) -> None:
         latex.append(table.to_latex(index=False, escape=True, caption=f"{config['table']}: {heading}".translate(LATEX)))
     parts.append(f"## What was trained on\n\n{trained.to_markdown(index=False, floatfmt=',.1f')}\n")
     if config.get("epochs"):
-        parts.append(f"Of the runs of {config['epochs']} epochs at the learning rate that was chosen on the others.\n")
+        parts.append("Of whole runs at the learning rate that was chosen on the others.\n")
     latex.append(trained.to_latex(index=False, escape=True, float_format="%.1f", caption="What was trained on"))
     for name, content in (("table.md", "\n".join(parts)), ("table.tex", "\n".join(latex))):
         with whole_file(results / name) as aside:

@@ -20,6 +20,9 @@ MEASURES = {
 # Of an arm or an evaluation: part of files' names, which the rules take apart again.
 NAME = "[a-z0-9_]+"
 
+# The keys of an arm that are not data_augmentation.py's: of train.py, and its own number of epochs.
+OF_TRAINING = ("train", "epochs")
+
 # What can guide an arm: the name of a dump, and whether each seed has one of its own.
 DUMPS = {
     "attention_large": False,
@@ -69,6 +72,8 @@ def settings_of(config: dict, arm: str) -> dict:
     apart = ("arms", "seeds", "learning_rates", "reported", "resources")
     apart += ("evaluate", "evaluations", "measures", "against")
     settings = {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
+    if config.get("epochs"):
+        settings["epochs"] = epochs_of(config, arm)
     processes = needs(config, "train")["processes"]
     # Each has a batch of its own.
     return settings if processes == 1 else settings | {"processes": processes}
@@ -87,20 +92,25 @@ def needs(config: dict, rule: str) -> dict:
 
 def is_plain(config: dict, arm: str) -> bool:
     """Whether an arm's texts stay untouched."""
-    return config["arms"][arm] is None or list(config["arms"][arm]) == ["train"]
+    return set(config["arms"][arm] or {}) <= set(OF_TRAINING)
 
 
 def augmentation_of(config: dict, arm: str) -> dict:
     """The keys of data_augmentation.py for an arm; none where its texts stay untouched."""
     if is_plain(config, arm):
         return {}
-    of_arm = {key: value for key, value in config["arms"][arm].items() if key != "train"}
+    of_arm = {key: value for key, value in config["arms"][arm].items() if key not in OF_TRAINING}
     return (config.get("data_augmentation") or {}) | of_arm
 
 
 def training_of(config: dict, arm: str) -> dict:
     """The keys of train.py for an arm: the table's, and its own."""
     return (config.get("train") or {}) | ((config["arms"][arm] or {}).get("train") or {})
+
+
+def epochs_of(config: dict, arm: str) -> int:
+    """The epochs of an arm, in a table whose budget is in epochs: the table's, or its own."""
+    return (config["arms"][arm] or {}).get("epochs", config["epochs"])
 
 
 def asked_by(config: dict, evaluation: str) -> dict:
