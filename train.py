@@ -5,19 +5,16 @@
 Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
 
-import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import sys
-import zipfile
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from utils import artifacts, biography
+from utils import artifacts, biography, resume
 from utils.arguments import build
 from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text
 from utils.errors import InputError, one_line, unwritten
@@ -49,45 +46,6 @@ FIXED = {
     "lora.inference_mode": "such an adapter can't be trained",
 }
 
-# What a resumed run must have in common with the one that it goes on with, beside its texts, the model's weights and
-# LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,
-# may differ.
-KEPT = ("seed", "dtype", "loss_on_blanks", "packing")
-KEPT_TRAINER = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "auto_find_batch_size",
-    "average_tokens_across_devices",
-    "optim",
-    "optim_args",
-    "optim_target_modules",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "neftune_noise_alpha",
-    "bf16",
-    "fp16",
-    "tf32",
-    "use_liger_kernel",
-    "liger_kernel_config",
-    "ignore_data_skip",
-    "data_seed",
-    "dataloader_drop_last",
-    "train_sampling_strategy",
-    "accelerator_config",
-    "parallelism_config",
-    "fsdp",
-    "fsdp_config",
-    "deepspeed",
-)
-
 
 @script("train", RULES, writes=["model_dir"], fixed=FIXED)
 def main(config):
@@ -110,10 +68,10 @@ def train(config) -> None:
         # Each has a batch of its own; torchrun says how many they are.
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
-    resumed = read_resumed(record) if config.resume and record.is_file() else None
+    resumed = resume.read_resumed(record) if config.resume and record.is_file() else None
     checkpoint, broken = None, []
     if config.resume:
-        checkpoint, broken = checkpoint_to_resume(model_dir, (resumed or trained_on)["processes"])
+        checkpoint, broken = resume.checkpoint_to_resume(model_dir, (resumed or trained_on)["processes"])
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -134,7 +92,7 @@ def train(config) -> None:
     from utils.processes import is_main_process
 
     if resumed:
-        check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
+        resume.check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
     gpu = torch.cuda.is_available()
     of_trainer = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **settings["trainer"]}
     if of_trainer.get("fsdp") and not isinstance(of_trainer.get("fsdp_config"), str):
@@ -146,7 +104,7 @@ def train(config) -> None:
         output_dir=config.model_dir,
         seed=config.seed,
     )
-    if checkpoint and 0 < arguments.max_steps <= steps_done(checkpoint):
+    if checkpoint and 0 < arguments.max_steps <= resume.steps_done(checkpoint):
         # The Trainer would take one step more where they do not end an epoch.
         print(f"Nothing was left to do; the last checkpoint is {checkpoint}")
         return
@@ -301,7 +259,7 @@ def train(config) -> None:
 
     if not is_main_process():
         return
-    last = last_checkpoint(model_dir)
+    last = resume.last_checkpoint(model_dir)
     if last is not None and last == checkpoint:
         print(f"Nothing was left to do; the last checkpoint is {last}")
     else:
@@ -325,130 +283,6 @@ def check_packing(language_model, collator, examples: list[dict]) -> None:
         raise InputError(
             f"packing: a model of type {language_model.config.model_type} mixes the texts; use packing=false"
         )
-
-
-def read_resumed(record: Path) -> dict:
-    """What a run's record says of what it was trained on, and how."""
-    try:
-        made = json.loads(record.read_text(encoding="utf-8"))
-        found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
-        return found | {"processes": int(made["processes"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
-
-
-def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, kinds: dict) -> None:
-    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
-    another number of processes than these. A default that is spelt out is the same setting.
-
-    kinds: the libraries' dataclasses of the settings `trainer` and `lora`.
-    """
-    try:
-        before = made["config"]
-        pairs = {key: (settings[key], before[key]) for key in KEPT}
-        for key, kept in (("trainer", KEPT_TRAINER), ("lora", None)):
-            now, then = (None if of[key] is None else defaults(kinds[key]) | of[key] for of in (settings, before))
-            if now is None or then is None:
-                pairs[key] = settings[key], before[key]
-            else:
-                pairs |= {f"{key}.{name}": (now.get(name), then.get(name)) for name in kept or now | then}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
-    pairs["the number of processes"] = trained_on["processes"], made["processes"]
-    for key, (now, then) in pairs.items():
-        if now != then:
-            raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
-    if trained_on["texts_sha256"] != made["texts_sha256"]:
-        raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
-
-
-def defaults(kind) -> dict:
-    """The values that a dataclass of settings gives to what is left out."""
-    found = {}
-    for field in dataclasses.fields(kind):
-        if field.init:
-            given = field.default is not dataclasses.MISSING
-            found[field.name] = field.default if given else field.default_factory()
-    return found
-
-
-def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, list[Path]]:
-    """The last checkpoint that is whole, and those that are not and will not be gone on from.
-
-    Raises InputError where some were saved to their end and none is whole.
-    """
-    saved = saved_checkpoints(model_dir)
-    broken = [left for left in model_dir.glob("checkpoint-*") if left not in saved]
-    faults = []
-    for candidate in saved:
-        found = fault(candidate, processes)
-        if found is None:
-            if faults and artifacts.is_first_process():
-                print(f"{'; '.join(faults)}; going on from {candidate}")
-            return str(candidate), broken
-        faults.append(found)
-        broken.append(candidate)
-    if faults:
-        raise InputError(f"resume: {faults[0]}; no checkpoint before it is whole: train anew in another model_dir")
-    return None, broken
-
-
-def last_checkpoint(model_dir: Path) -> str | None:
-    saved = saved_checkpoints(model_dir)
-    return str(saved[0]) if saved else None
-
-
-def saved_checkpoints(model_dir: Path) -> list[Path]:
-    """The checkpoints that were saved to their end, the last one first.
-
-    A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last, or with
-    half of it.
-    """
-    found = [state.parent for state in model_dir.glob("checkpoint-*/trainer_state.json") if is_json(state)]
-    steps = {int(number): path for path in found if (number := path.name.removeprefix("checkpoint-")).isdecimal()}
-    return [steps[number] for number in sorted(steps, reverse=True)]
-
-
-# What the Trainer goes on from, without a word where one of them is not there; DeepSpeed has it all in global_step*.
-NEEDED = {
-    "its weights": ("*model*.safetensors", "*model*.bin", "*model_fsdp*", "global_step*"),
-    "the optimizer's state, which trainer.save_only_model leaves out": ("optimizer*", "global_step*"),
-    "scheduler.pt": ("scheduler.pt", "global_step*"),
-}
-
-
-def fault(checkpoint: Path, processes: int) -> str | None:
-    """What a checkpoint lacks, or which of its files is cut short; None where it is whole."""
-    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{number}.pth" for number in range(processes)]
-    for what, patterns in (NEEDED | {name: (name,) for name in names}).items():
-        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
-            return f"{checkpoint} lacks {what}"
-    for saved in sorted(checkpoint.iterdir()):
-        try:
-            if saved.suffix == ".safetensors":
-                with safe_open(saved, "numpy"):
-                    pass
-            elif saved.suffix in (".pt", ".pth", ".bin"):
-                zipfile.ZipFile(saved).close()
-            elif saved.suffix == ".json":
-                content = json.loads(saved.read_text(encoding="utf-8"))
-                for part in content["weight_map"].values() if saved.name.endswith(".index.json") else ():
-                    if not (checkpoint / part).is_file():
-                        return f"{checkpoint} lacks {part}"
-        except (SafetensorError, zipfile.BadZipFile, ValueError):
-            return f"{saved} is cut short or damaged"
-    return None
-
-
-def steps_done(checkpoint: str) -> int:
-    return json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-
-
-def is_json(path: Path) -> bool:
-    try:
-        return path.is_file() and isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 from tests import tiny
+from utils import resume
 
 DATA = tiny.DATA
 
@@ -279,7 +280,7 @@ def unsound(stage: Stage, folder: Path, allowed: tuple) -> list[str]:
         if None in allowed:
             return []
         checkpoints = output.parent.parent.glob("checkpoint-*")
-        broken = [lacks for path in checkpoints if (lacks := importlib.import_module(stage.script).fault(path, 1))]
+        broken = [lacks for path in checkpoints if (lacks := resume.fault(path, 1))]
         return broken + ([] if found in allowed else ["other weights"])
     wrong = [] if found in allowed else [f"{stage.output} is neither the earlier one nor the new one"]
     if (folder / stage.record).exists():

@@ -78,6 +78,7 @@ def test_evaluation(architecture):
         assert found[index][1] == pytest.approx(likelihood, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_quick_run_compares_the_answers_and_gives_each_row_a_verdict(tiny_model, tmp_path):
     """On tiny models, whose speeds mean nothing."""
     other = tiny.save(tmp_path / "tiny-gemma3", "gemma3", vocabulary=400)

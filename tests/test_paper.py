@@ -130,7 +130,9 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     row = table.loc["difference", "company", "f1"]
     of_seeds = []
     for seed in config["seeds"]:
-        answers = pd.read_csv(results / f"difference/seed-{seed}-rate-0.0005/questions/3/predictions.csv")
+        answers = pd.read_csv(
+            results / f"difference/seed-{seed}-rate-0.0005/questions/{config['checkpoints']}/predictions.csv"
+        )
         of_company = answers[answers["field"] == "company"].set_index("name")["f1"] / 100
         of_seeds.append([of_company[one] for one in sorted(f"person {person}" for person in range(40))])
     for way in ("chosen on the others", "chosen on the reported"):
@@ -147,5 +149,9 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     (results / "none/seed-1-rate-0.0005/questions/1/metrics.json").unlink()
     capsys.readouterr()
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
-    assert f"{name}: 1 of {len(runs(config))} results are missing, so it counts as not run" in capsys.readouterr().out
-    assert pd.read_csv(tmp_path / "paper/table2.csv")["chosen on the others"].isna().all()
+    # A run.json, and each checkpoint's answers.
+    of_arm = len(config["seeds"]) * (1 + config["checkpoints"])
+    assert f"{name}: 1 of none's {of_arm} results are missing: it counts as not run" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
+    assert pd.isna(table.loc["none", "company", "f1"]["chosen on the others"])
+    assert table.loc["difference", "company", "f1"].equals(row)

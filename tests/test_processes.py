@@ -88,7 +88,7 @@ def test_two_processes_answer_the_questions_of_one(run, workplace, tiny_model):
         assert one == other
 
 
-@pytest.mark.parametrize("weights", ["adapter", "all weights"])
+@pytest.mark.parametrize("weights", ["adapter", pytest.param("all weights", marks=pytest.mark.slow)])
 def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace, tiny_model):
     """The first process alone reads the model, and what each of them holds of it is trained."""
     where = weights.replace(" ", "_")

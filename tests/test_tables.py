@@ -27,7 +27,7 @@ from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
 from workflow.keep import keep_probabilities
-from workflow.table import augmentation_of, on_command_line, training_of
+from workflow.table import augmentation_of, on_command_line, settings_of, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -467,7 +467,7 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     results = clone / "results/smoke_epochs"
     # 100 texts in batches of 50, four times.
     assert json.loads((results / "none/seed-1-rate-0.01/run.json").read_text())["steps"] == 8
-    check.check_results(changed | {"epochs": 4, "arms": {"none": {"epochs": 4}}}, results)
+    assert settings_of(changed | {"epochs": 4}, "none") == settings_of(changed, "none")
     of_reported = []
     for seed in config["seeds"]:
         folder = results / f"random/seed-{seed}-rate-0.01"
@@ -491,11 +491,11 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     assert re.search("^train +2$", planned, re.MULTILINE)
     (command,) = [line for line in planned.splitlines() if " train.py " in line and "random-1-rate-0.001.model" in line]
     assert {"++trainer.learning_rate=0.001", "++lora.r=4"} <= set(command.split())
-    check.check_results(config, results)
+    check.check_results(changed, results)
     # Not of another number of epochs; who is reported, and which rates there are, changes nothing that is there.
-    check.check_results(config | {"reported": 2, "learning_rates": [0.01]}, results)
+    check.check_results(changed | {"reported": 2, "learning_rates": [0.1]}, results)
     with pytest.raises(InputError, match="made with another epochs than the table's"):
-        check.check_results(config | {"epochs": 4}, results)
+        check.check_results(changed | {"epochs": 4}, results)
 
 
 def example() -> tuple[str, Dump]:

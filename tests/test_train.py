@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import train
 from tests import tiny
-from utils import answers, artifacts
+from utils import answers, artifacts, resume
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
 from utils.models import load_model
@@ -52,7 +52,7 @@ def losses(folder) -> list[float]:
 
 
 def last_checkpoint(folder):
-    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return max(folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def adapter(folder) -> dict[str, torch.Tensor]:
@@ -318,24 +318,26 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_taken(run
             path.unlink()
         else:
             spoil(path)
-        assert train.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-3")
+        assert resume.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-3")
         assert f"{folder}/{message}" in capsys.readouterr().out
         path.write_bytes(whole)
     # As under torchrun, whose processes save a state each.
-    assert train.fault(folder / "checkpoint-4", 2) == f"{folder}/checkpoint-4 lacks rng_state_0.pth"
-    assert train.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-4")
+    assert resume.fault(folder / "checkpoint-4", 2) == f"{folder}/checkpoint-4 lacks rng_state_0.pth"
+    assert resume.checkpoint_to_resume(folder, 1)[0] == str(folder / "checkpoint-4")
 
     spoil(folder / "checkpoint-4/optimizer.pt")
     spoil(folder / "checkpoint-3/adapter_model.safetensors")
     (folder / "checkpoint-1/trainer_state.json").unlink()
+    (folder / "checkpoint-best").mkdir()
     run("spoilt", resume="true", **EVERY_STEP)
     said = capsys.readouterr().out
     assert f"/adapter_model.safetensors is cut short or damaged; going on from {folder}/checkpoint-2\n" in said
     for name, weight in expected.items():
         torch.testing.assert_close(weight, adapter(folder)[name], rtol=1e-6, atol=1e-8)
-    assert train.fault(last_checkpoint(folder), 1) is None
+    assert resume.fault(last_checkpoint(folder), 1) is None
     # What a killed run had left of a checkpoint is gone.
-    assert sorted(path.name for path in folder.iterdir()) == [*(f"checkpoint-{step}" for step in (2, 3, 4)), "run.json"]
+    left = [*(f"checkpoint-{step}" for step in (2, 3, 4, "best")), "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == left
 
 
 def test_where_no_checkpoint_is_whole_none_is_resumed(run):
@@ -351,7 +353,7 @@ def test_a_model_in_several_files_lacks_none(tmp_path, run):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert train.fault(folder, 1) == f"{folder} lacks model-00002-of-00002.safetensors"
+    assert resume.fault(folder, 1) == f"{folder} lacks model-00002-of-00002.safetensors"
 
 
 @pytest.mark.parametrize("too_large", ["tokenizer.json", "adapter_model.safetensors", "optimizer.pt"])

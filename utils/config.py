@@ -190,9 +190,15 @@ def checkpoint() -> Rule:
 def checkpoints_in(folder: str) -> list[Path]:
     """A run's checkpoints, in the order of their steps; none in a folder that is a checkpoint itself."""
     path = Path(plain_path(folder))
-    if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
-        return []
-    found = {inside: inside.name.removeprefix("checkpoint-") for inside in path.glob("checkpoint-*") if inside.is_dir()}
+    is_checkpoint = any((path / name).exists() for name in ("config.json", "adapter_config.json"))
+    return [] if is_checkpoint else numbered_checkpoints(path)
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The folders checkpoint-<step> in it, in the order of their steps."""
+    found = {
+        inside: inside.name.removeprefix("checkpoint-") for inside in folder.glob("checkpoint-*") if inside.is_dir()
+    }
     steps = {inside: int(name) for inside, name in found.items() if re.fullmatch("[0-9]+", name)}
     return sorted(steps, key=steps.get)
 

@@ -176,9 +176,8 @@ def check_budget(config: dict) -> None:
     missing = [key for key in BUDGETS[1] if key not in epochs]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
-    for key, epochs in {"epochs": config["epochs"]} | {
-        f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]
-    }.items():
+    of_arms = {f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]}
+    for key, epochs in ({"epochs": config["epochs"]} | of_arms).items():
         check_value(key, epochs, integer(1))
         if epochs % config["checkpoints"]:
             raise InputError(

@@ -60,18 +60,20 @@ def read_table(path: Path, results: Path) -> dict:
 
 
 def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
-    """For each arm, field and measure: mean and interval, by way of choosing; nothing before all runs are there."""
-    files = runs(config)
-    missing = sum(not (results / file).is_file() for file in files)
-    if missing:
-        if missing < len(files):
-            print(f"{config['table']}: {missing} of {len(files)} results are missing, so it counts as not run")
-        return {}
+    """For each arm, field and measure: mean and interval, by way of choosing; of an arm nothing before all its runs are
+    there."""
     scores: dict[tuple, dict[str, float]] = {}
-    for way, of_way in choose(config, results).items():
-        # Of the only evaluation.
-        ((_, _, folders),) = asked(config, {way: of_way})
-        for arm in TABLES[2][0]:
+    for arm in TABLES[2][0]:
+        alone = config | {"arms": {arm: config["arms"][arm]}}
+        files = [file for file in runs(alone) if file.startswith(f"{arm}/")]
+        missing = sum(not (results / file).is_file() for file in files)
+        if missing:
+            if missing < len(files):
+                print(f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing: it counts as not run")
+            continue
+        for way, of_way in choose(alone, results).items():
+            # Of the only evaluation.
+            ((_, _, folders),) = asked(alone, {way: of_way})
             for measure in MEASURES:
                 found = of_fields([results / folder for folder in folders[arm]], measure, reported(config))
                 for field in TABLES[1 if arm == "none" else 2][1]:

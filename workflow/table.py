@@ -92,7 +92,9 @@ def needs(config: dict, rule: str) -> dict:
 
 def is_plain(config: dict, arm: str) -> bool:
     """Whether an arm's texts stay untouched."""
-    return set(config["arms"][arm] or {}) <= set(OF_TRAINING)
+    keys = config["arms"][arm]
+    # An arm without keys of its own, {}, has those of the table's `data_augmentation`.
+    return keys is None or (bool(keys) and set(keys) <= set(OF_TRAINING))
 
 
 def augmentation_of(config: dict, arm: str) -> dict:

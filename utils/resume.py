@@ -1,0 +1,173 @@
+"""What a training may be resumed from: checkpoints that are whole, of a run with the same settings and texts."""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from utils import artifacts
+from utils.config import numbered_checkpoints
+from utils.errors import InputError
+
+# What a resumed run must have in common with the one that it goes on with, beside its texts, the model's weights and
+# LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,
+# may differ.
+KEPT = ("seed", "dtype", "loss_on_blanks", "packing")
+KEPT_TRAINER = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "auto_find_batch_size",
+    "average_tokens_across_devices",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "tf32",
+    "use_liger_kernel",
+    "liger_kernel_config",
+    "ignore_data_skip",
+    "data_seed",
+    "dataloader_drop_last",
+    "train_sampling_strategy",
+    "accelerator_config",
+    "parallelism_config",
+    "fsdp",
+    "fsdp_config",
+    "deepspeed",
+)
+
+
+def read_resumed(record: Path) -> dict:
+    """What a run's record says of what it was trained on, and how."""
+    try:
+        made = json.loads(record.read_text(encoding="utf-8"))
+        found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        return found | {"processes": int(made["processes"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+
+
+def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, kinds: dict) -> None:
+    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
+    another number of processes than these. A default that is spelt out is the same setting.
+
+    kinds: the libraries' dataclasses of the settings `trainer` and `lora`.
+    """
+    try:
+        before = made["config"]
+        pairs = {key: (settings[key], before[key]) for key in KEPT}
+        for key, kept in (("trainer", KEPT_TRAINER), ("lora", None)):
+            now, then = (None if of[key] is None else defaults(kinds[key]) | of[key] for of in (settings, before))
+            if now is None or then is None:
+                pairs[key] = settings[key], before[key]
+            else:
+                pairs |= {f"{key}.{name}": (now.get(name), then.get(name)) for name in kept or now | then}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+    pairs["the number of processes"] = trained_on["processes"], made["processes"]
+    for key, (now, then) in pairs.items():
+        if now != then:
+            raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
+    if trained_on["texts_sha256"] != made["texts_sha256"]:
+        raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
+
+
+def defaults(kind) -> dict:
+    """The values that a dataclass of settings gives to what is left out."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.init:
+            given = field.default is not dataclasses.MISSING
+            found[field.name] = field.default if given else field.default_factory()
+    return found
+
+
+def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, list[Path]]:
+    """The last checkpoint that is whole, and those that are not and will not be gone on from.
+
+    Raises InputError where some were saved to their end and none is whole.
+    """
+    saved = saved_checkpoints(model_dir)
+    broken = [left for left in numbered_checkpoints(model_dir) if left not in saved]
+    faults = []
+    for candidate in saved:
+        found = fault(candidate, processes)
+        if found is None:
+            if faults and artifacts.is_first_process():
+                print(f"{'; '.join(faults)}; going on from {candidate}")
+            return str(candidate), broken
+        faults.append(found)
+        broken.append(candidate)
+    if faults:
+        raise InputError(f"resume: {faults[0]}; no checkpoint before it is whole: train anew in another model_dir")
+    return None, broken
+
+
+def last_checkpoint(model_dir: Path) -> str | None:
+    saved = saved_checkpoints(model_dir)
+    return str(saved[0]) if saved else None
+
+
+def saved_checkpoints(model_dir: Path) -> list[Path]:
+    """The checkpoints of a run that were saved to their end, the last one first.
+
+    A run that is stopped while it saves leaves one without trainer_state.json, which the Trainer writes last, or with
+    half of it.
+    """
+    return [path for path in reversed(numbered_checkpoints(model_dir)) if is_state(path / "trainer_state.json")]
+
+
+# What the Trainer goes on from, without a word where one of them is not there; DeepSpeed has it all in global_step*.
+NEEDED = {
+    "its weights": ("*model*.safetensors", "*model*.bin", "*model_fsdp*", "global_step*"),
+    "the optimizer's state, which trainer.save_only_model leaves out": ("optimizer*", "global_step*"),
+    "scheduler.pt": ("scheduler.pt", "global_step*"),
+}
+
+
+def fault(checkpoint: Path, processes: int) -> str | None:
+    """What a checkpoint lacks, or which of its files is cut short; None where it is whole."""
+    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{number}.pth" for number in range(processes)]
+    for what, patterns in (NEEDED | {name: (name,) for name in names}).items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"{checkpoint} lacks {what}"
+    for saved in sorted(checkpoint.iterdir()):
+        try:
+            if saved.suffix == ".safetensors":
+                with safe_open(saved, "numpy"):
+                    pass
+            elif saved.suffix in (".pt", ".pth", ".bin"):
+                zipfile.ZipFile(saved).close()
+            elif saved.suffix == ".json":
+                content = json.loads(saved.read_text(encoding="utf-8"))
+                for part in content["weight_map"].values() if saved.name.endswith(".index.json") else ():
+                    if not (checkpoint / part).is_file():
+                        return f"{checkpoint} lacks {part}"
+        except (SafetensorError, zipfile.BadZipFile, ValueError):
+            return f"{saved} is cut short or damaged"
+    return None
+
+
+def steps_done(checkpoint: str) -> int:
+    return json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+
+
+def is_state(path: Path) -> bool:
+    try:
+        return path.is_file() and isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
