@@ -461,7 +461,7 @@ def test_steps_make_the_budget():
 def test_a_table_in_epochs_is_made(clone, snakemake):
     config = read(ROOT / "conf/tables/smoke_epochs.yaml")
     # One of its learning rates; the other is trained by the same rules. Untouched texts have epochs of their own.
-    changed = config | {"learning_rates": [0.01], "arms": config["arms"] | {"none": {"epochs": 4}}}
+    changed = config | {"learning_rates": [0.01]}
     (clone / "conf/tables/one_rate.yaml").write_text(yaml.safe_dump(changed))
     snakemake(name="one_rate")
     results = clone / "results/smoke_epochs"
@@ -488,7 +488,7 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     assert "for 2 epochs, none for 4, at each learning rate (0.01)" in markdown
     assert "Scores are of the first 3 people of the dataset; the 2 others" in markdown
     planned = snakemake("-n", "-p", name="smoke_epochs")
-    assert re.search("^train +2$", planned, re.MULTILINE)
+    assert re.search("^train +4$", planned, re.MULTILINE)
     (command,) = [line for line in planned.splitlines() if " train.py " in line and "random-1-rate-0.001.model" in line]
     assert {"++trainer.learning_rate=0.001", "++lora.r=4"} <= set(command.split())
     check.check_results(changed, results)
