@@ -14,7 +14,6 @@ import pickle
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -604,7 +603,7 @@ def said(place, monkeypatch, capfd):
     monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
     monkeypatch.setitem(sys.modules, "kernels", None)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    collected, handled = gc.get_threshold(), signal.getsignal(signal.SIGTERM)
+    collected = gc.get_threshold()
 
     def run(command: str) -> str:
         script, *arguments = shlex.split(command)
@@ -620,7 +619,6 @@ def said(place, monkeypatch, capfd):
 
     yield run
     gc.set_threshold(*collected)
-    signal.signal(signal.SIGTERM, handled)
 
 
 def without_bars(errors: str) -> str:

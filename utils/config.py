@@ -379,6 +379,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
         def command_line() -> None:
             nonlocal began
             began, signalled = False, []
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
             def on_signal(number, _):
                 signalled.append(number)
@@ -400,8 +401,8 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             decorated = hydra.main(version_base=None, config_path=str(CONFIG_FOLDER), config_name=name)
             try:
                 # Cancelled (SIGTERM), or its terminal closed (SIGHUP), a job ends as by Ctrl-C, so that it tidies up.
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    if signal.getsignal(number) != signal.SIG_IGN:  # such as SIGHUP under nohup
+                for number, handler in handlers.items():
+                    if handler != signal.SIG_IGN:  # such as SIGHUP under nohup
                         signal.signal(number, on_signal)
                 check_environment()
                 try:
@@ -419,6 +420,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                     raise  # a fault of ours
                 told = str(error) if isinstance(error, InputError) else unwritten(error)
                 stop(name, told or refused_by_hydra(error, name, rules, fixed))
+            finally:
+                # What a signal could stop is over.
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
         return command_line
 
