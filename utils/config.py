@@ -379,10 +379,17 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
         def command_line() -> None:
             nonlocal began
             began, signalled = False, []
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+            handlers = {number: signal.getsignal(number) for number in numbers}
 
-            def on_signal(number, _):
+            def on_signal(number, frame):
                 signalled.append(number)
+                while frame is not None:
+                    if frame.f_code.co_name == "__del__":
+                        # What is raised in there Python prints and passes over: once more, a little later (SIGALRM).
+                        signal.setitimer(signal.ITIMER_REAL, 0.01)
+                        return
+                    frame = frame.f_back
                 raise KeyboardInterrupt
 
             # Makes Hydra raise its errors instead of printing them over several lines.
@@ -422,6 +429,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                 stop(name, told or refused_by_hydra(error, name, rules, fixed))
             finally:
                 # What a signal could stop is over.
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
 
