@@ -10,6 +10,7 @@ import platform
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -138,7 +139,7 @@ def _remove(paths: list[Path]) -> None:
 
 def _locked(key: str, path: Path, place: Path) -> int:
     """The file at `place`, open and locked until it is closed or the process dies, however it dies."""
-    for _ in range(100):
+    for attempt in range(100):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(place, os.O_RDWR | os.O_CREAT)
@@ -150,6 +151,9 @@ def _locked(key: str, path: Path, place: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
+            if attempt < 30:  # A run that was killed may have a child that dies a moment later.
+                time.sleep(0.01)
+                continue
             break
         except OSError as error:  # such as a network's file system without locks
             print(f"{path.parent}: no locks there ({error.strerror}), so take care to start no two runs of one name")
