@@ -46,7 +46,7 @@ test-slow: models
 test-slurm: .venv/installed
 	.venv/bin/python -m pytest -m slurm
 
-# Kills, full disks and the like in all five stages, and what is left of each: 20 minutes.
+# Kills, full disks and the like in all five stages, and what is left of each: 5 minutes.
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos
 
