@@ -229,7 +229,6 @@ def train(config) -> None:
     if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
         raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
     begins = Record()
-
     try:
         trainer = CheckedTrainer(
             model=language_model,
@@ -250,8 +249,8 @@ def train(config) -> None:
         raise
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
-        # is not there, a way to attend that this machine does not have. After it, it is a fault, or a loss that is NaN.
-        if begins.begun and not isinstance(error, InputError):
+        # is not there, a way to attend that this machine does not have. After it, it is a fault.
+        if begins.begun:
             raise
         if begins.announced:
             print(file=sys.stderr)  # below the progress bar
