@@ -263,7 +263,8 @@ def train(config) -> None:
         print(f"Nothing was left to do; the last checkpoint is {last}")
     else:
         saved = f"the last checkpoint is {last}" if last else "no checkpoint was saved"
-        print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}; {saved}")
+        since = f" since {checkpoint}" if checkpoint else ""
+        print(f"{done.global_step} steps, mean loss {done.training_loss:.3f}{since}; {saved}")
 
 
 def check_packing(language_model, collator, examples: list[dict]) -> None:

@@ -1,6 +1,7 @@
 """Training on a tiny model: what carries loss, LoRA and full fine-tuning, packing, resuming, the seed."""
 
 import json
+import re
 import resource
 import shutil
 
@@ -331,7 +332,9 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_taken(run
     (folder / "checkpoint-best").mkdir()
     run("spoilt", resume="true", **EVERY_STEP)
     said = capsys.readouterr().out
+    assert f"{folder}/checkpoint-1 was not saved to its end; " in said
     assert f"/adapter_model.safetensors is cut short or damaged; going on from {folder}/checkpoint-2\n" in said
+    assert re.search(rf"4 steps, mean loss [\d.]+ since {folder}/checkpoint-2; the last checkpoint is", said)
     for name, weight in expected.items():
         torch.testing.assert_close(weight, adapter(folder)[name], rtol=1e-6, atol=1e-8)
     assert resume.fault(last_checkpoint(folder), 1) is None
@@ -346,6 +349,16 @@ def test_where_no_checkpoint_is_whole_none_is_resumed(run):
         (checkpoint / "optimizer.pt").unlink()
     with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train anew in another model_dir"):
         run("lost", resume="true", **{"trainer.max_steps": 6})
+
+
+def test_a_run_that_was_stopped_in_its_first_save_begins_anew(run, capsys):
+    once = {"trainer.save_strategy": "steps", "+trainer.save_steps": 4}
+    folder = run("first", **once)
+    (folder / "checkpoint-4/trainer_state.json").unlink()
+    run("first", resume="true", **once)
+    said = capsys.readouterr().out
+    assert f"{folder}/checkpoint-4 was not saved to its end; beginning anew\n" in said
+    assert "from the start" in said
 
 
 def test_a_model_in_several_files_lacks_none(tmp_path, run):

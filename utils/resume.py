@@ -103,17 +103,20 @@ def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, l
     """
     saved = saved_checkpoints(model_dir)
     broken = [left for left in numbered_checkpoints(model_dir) if left not in saved]
+    unsaved = [f"{left} was not saved to its end" for left in broken]
     faults = []
     for candidate in saved:
         found = fault(candidate, processes)
         if found is None:
-            if faults and artifacts.is_first_process():
-                print(f"{'; '.join(faults)}; going on from {candidate}")
+            if (unsaved or faults) and artifacts.is_first_process():
+                print(f"{'; '.join(unsaved + faults)}; going on from {candidate}")
             return str(candidate), broken
         faults.append(found)
         broken.append(candidate)
     if faults:
         raise InputError(f"resume: {faults[0]}; no checkpoint before it is whole: train anew in another model_dir")
+    if unsaved and artifacts.is_first_process():
+        print(f"{'; '.join(unsaved)}; beginning anew")
     return None, broken
 
 
