@@ -14,17 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests import tiny
+from utils import answers, biography, questions
 from utils.artifacts import write_json
+from utils.errors import one_line
 from utils.models import quiet_transformers
 from utils.received_attention import ReceivedAttention
 
@@ -54,8 +57,13 @@ WAYS = {
     "8 bit": "",
     "bfloat16, packed": "quant=null packing=true",
     "bfloat16, Liger's kernels": "quant=null +trainer.use_liger_kernel=true",
-    "bfloat16, compiled": "quant=null +trainer.torch_compile=true",
 }
+
+# Of the model that is compiled: it takes minutes for all.
+COMPILED_LAYERS = 4
+
+# Tokens in a batch of evaluation, and how many people are asked.
+BATCHES, ASKED = (4096, 16384, 65536), 10
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -76,6 +84,14 @@ class Figures:
         }
         print(f"{name}: {self.found[name]['value']} {unit}", flush=True)
         write_json(self.path, self.found)
+
+    def part(self, measure: Callable, *given) -> None:
+        """One measurement; if it fails, that is noted, and the others go on."""
+        try:
+            measure(self, *given)
+        except Exception as error:
+            traceback.print_exc()
+            self.note(measure.__name__.replace("_", " "), f"failed: {one_line(error)}"[:200], "")
 
     def table(self) -> str:
         rows = [f"| {name} | {one['value']} {one['unit']} | {one['goal']} |" for name, one in self.found.items()]
@@ -108,6 +124,14 @@ def peak_gigabytes(what: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 1e9
 
 
+def used_gigabytes() -> float:
+    """By all processes on the card."""
+    if not GPU:
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 1e9
+
+
 def random_model(shape: dict) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(**shape, bos_token_id=0, eos_token_id=1, pad_token_id=2)
@@ -131,13 +155,8 @@ def ceilings(figures: Figures, size: int, bytes_copied: int) -> None:
     figures.note("copy, bytes read and written", rate, "TB/s")
 
 
-def extraction(figures: Figures, model: PreTrainedModel, shrink: int) -> None:
-    for length, count in TEXTS:
-        extract(figures, model, torch.randint(3, model.config.vocab_size, (count, length // shrink), device=DEVICE))
-
-
 @torch.inference_mode()
-def extract(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> None:
+def extraction(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> None:
     """Beside the body with torch's fused attention, and beside all layers' maps at once, where these fit."""
     (count, length), texts = ids.shape, ids.tolist()
     what = f"extraction, {count} x {length:,} tokens"
@@ -165,36 +184,80 @@ def all_maps(model: PreTrainedModel, ids: torch.Tensor) -> None:
         torch.stack(maps).float().mean(dim=(0, 1, 2)).tril(-1).sum(0).cpu()
 
 
-def compiled_body(figures: Figures, model: PreTrainedModel) -> None:
-    """A short batch is bound by launching kernels: what compiling, and CUDA's graphs, would bring."""
+def compiled(figures: Figures, shape: dict) -> None:
+    """A short batch is bound by launching kernels: what torch.compile and CUDA's graphs would bring, and cost."""
+    layers = min(COMPILED_LAYERS, shape["num_hidden_layers"])
+    model = random_model(shape | {"num_hidden_layers": layers})
     model.set_attn_implementation("sdpa")
     ids = torch.randint(3, model.config.vocab_size, (35, 57), device=DEVICE)
     with torch.inference_mode():
-        plain = seconds(lambda: model.model(input_ids=ids, use_cache=False))
-        compiled = torch.compile(model.model, mode="reduce-overhead")
-        started = time.perf_counter()
-        compiled(input_ids=ids, use_cache=False)
-        figures.note("bare body, 35 x 57 tokens: compiling it", time.perf_counter() - started, "s")
-        faster = plain / seconds(lambda: compiled(input_ids=ids, use_cache=False))
-        figures.note("bare body, 35 x 57 tokens: speed compiled, with CUDA's graphs", faster, "times")
+        body = functools.partial(model.model, input_ids=ids, use_cache=False)
+        beside_compiled(figures, f"bare body, {layers} layers, 35 x 57 tokens", body, mode="reduce-overhead")
+    adapted = with_adapter(model).train()
+    ids = ids[:BATCH]
+    beside_compiled(
+        figures,
+        f"bare LoRA step, {layers} layers, {BATCH} x 57 tokens",
+        functools.partial(forward_and_backward, adapted, ids),
+    )
+
+
+def beside_compiled(figures: Figures, what: str, run: Callable[[], object], **options: str) -> None:
+    plain = seconds(run)
     torch._dynamo.reset()
+    faster = torch.compile(run, **options)
+    started = time.perf_counter()
+    try:
+        faster()
+    except Exception as error:  # a compiler fails in many ways
+        figures.note(f"{what}: compiled", "failed: " + str(error).strip()[:200], "")
+        return
+    figures.note(f"{what}: compiling it", time.perf_counter() - started, "s")
+    figures.note(f"{what}: speed compiled", plain / seconds(faster), "times")
+    torch._dynamo.reset()
+
+
+def with_adapter(model: PreTrainedModel) -> PeftModel:
+    return get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules="all-linear"))
+
+
+def forward_and_backward(model: PeftModel, ids: torch.Tensor) -> None:
+    with torch.autocast(DEVICE, torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
 
 
 def bare_step(model: PreTrainedModel) -> float:
     """Forward and backward of LoRA on one batch, without a Trainer or an optimizer, as train.py has them."""
-    adapted = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")).train()
+    adapted = with_adapter(model).train()
     ids = torch.randint(3, model.config.vocab_size, (BATCH, BATCH_LENGTH), device=DEVICE)
-
-    def step():
-        with torch.autocast(DEVICE, torch.bfloat16):
-            loss = adapted(input_ids=ids, labels=ids).loss
-        loss.backward()
-
     try:
-        return seconds(step, repeats=10)
+        return seconds(functools.partial(forward_and_backward, adapted, ids), repeats=10)
     finally:
         adapted.unload()
         model.eval()
+
+
+def answers_by_batch(figures: Figures, model: PreTrainedModel, people: int) -> None:
+    """Greedy answers and choices among all answers of a field, in batches of more and more tokens."""
+    tokenizer = tiny.tokenizer(vocabulary=6000)
+    prompts = questions.read_prompts(str(ROOT / "data/prompts_questions.csv"))
+    everybody = biography.read_people(str(ROOT / "data/biography_synthetic.csv"), prompts)
+    pool = biography.read_people(str(ROOT / "data/biography_real.csv"), prompts)
+    asked = questions.ask(everybody, pool, prompts, shots=5, seed=1, first=people)
+    texts, golds = [one.prompt for one in asked], [one.answer for one in asked]
+    limit = max(answers.answer_tokens(tokenizer, asked))
+
+    def answer(batch_tokens: int) -> None:
+        list(answers.greedy_answers(model, tokenizer, texts, golds, limit, batch_tokens))
+        list(answers.choice_log_likelihoods(model, tokenizer, texts, [one.choices for one in asked], batch_tokens))
+
+    for batch_tokens in BATCHES:
+        what = f"evaluation in batches of {batch_tokens:,} tokens"
+        started = time.perf_counter()
+        memory = peak_gigabytes(functools.partial(answer, batch_tokens))
+        figures.note(what, len(asked) / (time.perf_counter() - started), "questions/s")
+        figures.note(f"{what}: memory above the weights", memory, "GB")
 
 
 def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
@@ -207,7 +270,7 @@ def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
         command = f"train.py model={folder} dataset={texts} model_dir={folder / re.sub('[^a-z0-9]', '', way)} {keys}"
         options = f"trainer.max_steps={steps} trainer.logging_steps=1 trainer.save_strategy=no"
         started = time.perf_counter()
-        times, output = [], []
+        times, output, used = [], [], 0
         with subprocess.Popen(
             [sys.executable, "-u", *command.split(), *options.split()],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -216,6 +279,7 @@ def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
                 output.append(line)
                 if "'loss'" in line:
                     times.append(time.perf_counter())
+                    used = max(used, used_gigabytes())
         if process.returncode or len(times) < steps:
             figures.note(f"training, {way}", "failed: " + output[-1].strip()[:200], "")
             continue
@@ -225,6 +289,7 @@ def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
         figures.note(
             f"{what}: beside bare forward and backward", step / bare, "times", "≤ 1.5" if way == "bfloat16" else ""
         )
+        figures.note(f"{what}: memory in use, with the weights", used, "GB")
         figures.note(f"{what}: until the first step is done", times[0] - started, "s")
 
 
@@ -251,14 +316,16 @@ def main() -> None:
     figures = Figures(given.figures)
     figures.note("card", torch.cuda.get_device_name() if GPU else "none", "")
     figures.note("torch", torch.__version__, "")
-    ceilings(figures, 256 if given.tiny else 8192, 10**6 if given.tiny else 4 * 10**9)
-    model = random_model(TINY if given.tiny else LLAMA_3_8B)
-    extraction(figures, model, 16 if given.tiny else 1)
-    if GPU:
-        compiled_body(figures, model)
+    figures.part(ceilings, *((256, 10**6) if given.tiny else (8192, 4 * 10**9)))
+    shape, shrink = (TINY, 16) if given.tiny else (LLAMA_3_8B, 1)
+    model = random_model(shape)
+    for length, count in TEXTS:
+        ids = torch.randint(3, model.config.vocab_size, (count, length // shrink), device=DEVICE)
+        figures.part(extraction, model, ids)
     model.set_attn_implementation("sdpa")
     bare = bare_step(model)
     figures.note(f"bare forward and backward of LoRA, {BATCH} x {BATCH_LENGTH} tokens", bare, "s")
+    figures.part(answers_by_batch, model, 2 if given.tiny else ASKED)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny.tokenizer(vocabulary=6000).save_pretrained(folder)
@@ -267,8 +334,10 @@ def main() -> None:
         del model  # the scripts' models need its place
         if GPU:
             torch.cuda.empty_cache()
-        evaluation(figures, folder, "people=2 shots=1" if given.tiny else "")
-        training(figures, folder, bare, 5 if given.tiny else 20)
+        figures.part(evaluation, folder, "people=2 shots=1" if given.tiny else "")
+        figures.part(training, folder, bare, 5 if given.tiny else 20)
+    if GPU:
+        figures.part(compiled, shape)
     print(figures.table())
 
 

@@ -62,4 +62,9 @@ def fused_attention(
 @functools.cache
 def flex(device: str) -> Callable:
     """Without compilation it holds all weights, which is for tests."""
-    return flex_attention if device == "cpu" else torch.compile(flex_attention)
+    if device == "cpu":
+        return flex_attention
+    # Each kind of layer has kernels of its own, and so has a text alone beside several. Past torch's limit of eight it
+    # would go on without compilation, in silence.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(flex_attention)
