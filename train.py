@@ -117,6 +117,9 @@ def train(config) -> None:
         raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
     if arguments.fsdp and not arguments.fsdp_config.get("cpu_ram_efficient_loading"):
         raise InputError("trainer.fsdp_config: cpu_ram_efficient_loading must be true: one process reads the model")
+    # cuDNN's attention makes NaN of gradients on an H100 or H200 where a masked batch is 64 tokens long, or 128 more or
+    # twice 128 and so on, and scores are very negative, as Qwen2.5's are (pytorch#196678).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
     arguments._n_gpu = min(1, arguments.n_gpu)
     # LoRA's first weights are drawn below, so the seed comes first.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
 from tests.test_received_attention import random_texts, slow
@@ -103,6 +103,25 @@ def test_training_in_8_bit_falls_goes_on_and_is_asked(run, workplace, folder):
         metrics = json.loads((workplace / name / "metrics.json").read_text())
         found.append(metrics["average"]["log_likelihood"])
     assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_very_negative_scores_in_a_masked_batch_of_64_tokens_train(run, workplace, tmp_path):
+    """As in Qwen2.5; cuDNN's attention makes NaN of these gradients on an H100 or H200 (pytorch#196678)."""
+    folder = tiny.save(tmp_path / "biased", "llama", attention_bias=True, head_dim=64, bos_token_id=0)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            # The last of a head's pairs hardly turns with the position: each score is near -120.
+            layer.self_attn.q_proj.bias.view(-1, 64)[:, 31] = 1.0
+            layer.self_attn.k_proj.bias.view(-1, 64)[:, 31] = -120 * 64**0.5
+    model.save_pretrained(folder)
+    tokenizer, word = AutoTokenizer.from_pretrained(folder), " born"
+    each = len(tokenizer(word, add_special_tokens=False)["input_ids"])
+    texts = [word * (63 // each), word * (20 // each)]  # and a token that begins each
+    assert len(tokenizer(texts[0])["input_ids"]) == 64
+    (workplace / "texts_of_64.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    options = "trainer.max_steps=3 trainer.logging_steps=1 trainer.save_strategy=no quant=null model_dir=of_64"
+    run(f"python train.py model={folder} dataset=texts_of_64.csv dtype=bfloat16 {options}")
 
 
 def test_choices_are_the_same_in_any_batch(folder):

@@ -304,11 +304,12 @@ class ReceivedAttention:
         """Whether `softmax_attention` gives what the layer's own eager attention gives, on the first positions."""
         if module not in self.is_softmax:
             usual = kwargs.get("scaling") is not None and not any(kwargs.get(name) is not None for name in UNUSUAL)
-            first = [states[:, :, :CHECKED_POSITIONS] for states in (query, key, value)]
+            # In float32: bfloat16 rounds large scores so that weights differ by some per cent.
+            first = [states[:, :, :CHECKED_POSITIONS].float() for states in (query, key, value)]
             positions = first[0].shape[2]
-            place = (0, positions, 0, positions, query.dtype, query.device)
+            place = (0, positions, 0, positions, torch.float32, query.device)
             self.is_softmax[module] = usual and all(
-                torch.allclose(ours.float(), theirs.float(), rtol=0, atol=8 * torch.finfo(query.dtype).eps)
+                bool((ours.float() - theirs.float()).abs().mean() <= 1e-5 * theirs.float().abs().mean())
                 for ours, theirs in zip(
                     softmax_attention(*first, *mask.masked_part(*place), kwargs["scaling"]),
                     own_attention(module, *first, mask(*place), kwargs),
