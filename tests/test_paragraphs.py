@@ -148,7 +148,6 @@ def test_no_answer_is_an_answer_to_another_question_of_its_group(group):
     elsewhere = [
         any(answers[group(question)][normal(answer)] > 1 for answer in question["answers"]) for question in QUESTIONS
     ]
-    print(100 * sum(elsewhere) / len(elsewhere))
     assert sum(elsewhere) <= 0.02 * len(elsewhere)
 
 
@@ -190,11 +189,10 @@ GUESSES = {
 
 @pytest.mark.parametrize("guesses", GUESSES.values(), ids=list(GUESSES))
 def test_no_answer_is_guessable_from_the_question(guesses):
-    """The highest of all: 0.3 % exact match (the nearest question's answer), 2.5 % F1 (the question itself)."""
+    """Measured: 0 % exact match by each; F1 0.4 % at most by an answer, 2.5 % by the question itself."""
     for measure, most in [(scores.exact_match, 1), (scores.f1, 5)]:
         values = [
             max(measure(guess, answer) for answer in question["answers"])
             for guess, question in zip(guesses, QUESTIONS, strict=True)
         ]
-        print(measure.__name__, sum(values) / len(values))
         assert sum(values) / len(values) <= most
