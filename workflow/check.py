@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from data_augmentation import check_guidance
 from utils import biography
 from utils.arguments import check_arguments
-from utils.config import CONFIG_FOLDER, Rule, integer, seed, unknown_key
+from utils.config import CONFIG_FOLDER, check_value, integer, seed, unknown_key
 from utils.errors import InputError
 from workflow.table import (
     DUMPS,
@@ -204,13 +204,6 @@ def check_budget(config: dict) -> None:
         if config["reported"] >= people:
             which = f"evaluations.{evaluation} asks {people} people"
             raise InputError(f"reported={config['reported']}: {which}, of whom some must be left to choose on")
-
-
-def check_value(key: str, value: object, rule: Rule) -> None:
-    try:
-        rule(value)
-    except ValueError as error:
-        raise InputError(f"{key}={value}: {error}") from error
 
 
 def check_keys(section: str, script: str, keys: dict) -> None:
