@@ -130,8 +130,8 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
 
 
 def settle(config) -> None:
-    """Give `examples` its value, and null to the keys that people's questions have and free ones have not, or the other
-    way round; InputError where one of these was given."""
+    """Fill in `examples`, and set to null what is of the other kind of questions, people's or free ones; InputError
+    where that was given, or what is needed is not there."""
     if config.questions:
         if config.people is not None:
             raise InputError("people: leave it out; all questions of questions=... are asked")

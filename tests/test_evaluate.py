@@ -163,6 +163,12 @@ def test_free_questions_are_asked_resumed_and_scored_by_group(ask, free, tmp_pat
         assert metrics["fields"]["where"]["choice_accuracy"] is None is metrics["average"]["choice_accuracy"]
         assert metrics["config"]["examples"] == metrics["config"]["questions"] == str(free)
         assert metrics["config"]["dataset"] is metrics["config"]["prompts"] is None
+    # In other batches the same, but for the likelihoods' last digits.
+    assert ask(questions=free, group="kind", batch_tokens=1000, model_dir="trained/checkpoint-5") < (7, 4)
+    alone, together = (read(tmp_path / "out" / name) for name in ("checkpoint-5/predictions.csv", "predictions.csv"))
+    for one, other in zip(alone, together, strict=True):
+        assert float(one.pop("log_likelihood")) == pytest.approx(float(other.pop("log_likelihood")), abs=1e-3)
+        assert one == other
     for stopped_after, rest in (((3, 99), (11, 8)), ((14, 2), (7, 6)), ((9, 99), (5, 4))):
         ask(stopped_after, questions=free, group="kind")
         assert ask(questions=free, group="kind", resume="true") == rest

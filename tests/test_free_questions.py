@@ -172,6 +172,11 @@ def test_examples_depend_on_the_seed_and_the_pool_and_not_on_what_else_is_asked(
     )
     everything = ask(found, pool, TEMPLATE, 3, 1)
     assert ask(found[::-1], pool, TEMPLATE, 3, 1) == everything[::-1]
+    # Where the paragraphs are numbered by their order, the same.
+    rows = [{"question": f"{letter}?", "answer": letter, "context": f"of {letter}"} for letter in "uvwxyz"]
+    numbered = [read(saved(tmp_path, "c.jsonl", in_order)) for in_order in (rows, rows[::-1])]
+    one, other = ({asked.question: asked.prompt for asked in ask(order, pool, TEMPLATE, 3, 1)} for order in numbered)
+    assert one == other
     assert [one.prompt for one in ask(found[3:5], pool, TEMPLATE, 3, 1)] == [one.prompt for one in everything[3:5]]
     assert ask(found, pool, TEMPLATE, 3, 2) != everything
     assert len({one.prompt.rsplit("\n\n", 1)[0] for one in everything}) > 6

@@ -85,8 +85,8 @@ def ask(
 ) -> list[Question]:
     """Each question that has an answer, in their order, with `shots` examples from the pool.
 
-    A question's examples depend on the pool, the seed, its paragraph's name and itself, not on what else is asked. None
-    is about its paragraph, and none is the same question about another.
+    A question's examples depend on the pool, the seed, its paragraph and itself, not on what else is asked. None is
+    about its paragraph, and none is the same question about another.
     """
     template = "\n".join(template.strip().splitlines())
     check_blanks("the template", template, "question")
@@ -97,7 +97,7 @@ def ask(
     for one in questions:
         if not one.answers:
             continue
-        draw = random.Random(f"{seed} {one.name} {one.question}")
+        draw = random.Random(f"{seed} {one.paragraph} {one.question}")
         # So many that enough remain, whichever are drawn.
         drawn = draw.sample(pool, min(len(pool), shots + shared[one.paragraph] + shared[one.question]))
         others = [other for other in drawn if other.paragraph != one.paragraph and other.question != one.question]
