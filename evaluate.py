@@ -6,17 +6,21 @@ All checkpoints of a run, one after another: python evaluate.py model_dir=model_
 
 The base model, without a checkpoint: python evaluate.py model=meta-llama/Meta-Llama-3-8B output_dir=base_evaluation
 
+Questions of your own, not about people: python evaluate.py model_dir=model_out questions=my_questions.csv
+
 Several processes share the questions: torchrun --nproc-per-node 2 evaluate.py ...
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils import artifacts, biography, questions
+from utils import artifacts, biography, free_questions, questions
 from utils.config import (
     boolean,
+    check_value,
     checkpoint,
     checkpoints_in,
     dtype,
@@ -27,6 +31,7 @@ from utils.config import (
     optional,
     path,
     script,
+    text,
     text_or_mapping,
 )
 from utils.errors import InputError
@@ -36,11 +41,14 @@ RULES = {
     "model_dir": optional(checkpoint()),
     "model": optional(model()),
     "output_dir": optional(path()),
-    "dataset": file(),
-    "examples": path(),
-    "prompts": file(),
+    "dataset": optional(path()),
+    "prompts": optional(path()),
     "people": optional(integer(1)),
+    "questions": optional(file()),
+    "group": optional(text()),
+    "template": optional(text()),
     "shots": integer(0),
+    "examples": optional(path()),
     "seed": integer(0),
     "max_new_tokens": optional(integer(1)),
     "choice": boolean(),
@@ -60,6 +68,7 @@ def main(config):
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
+    settle(config)
     outputs = outputs_of(config.model_dir, config.model, config.output_dir)
     with contextlib.ExitStack() as claims:
         folders = {
@@ -74,10 +83,9 @@ def main(config):
 def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]) -> None:
     """The stage itself; each checkpoint's folder in `folders` is for what is kept until all are done."""
     started = time.monotonic()
-    prompts = questions.read_prompts(config.prompts)
-    people = biography.read_people(config.dataset, prompts)
-    pool = biography.read_people(config.examples, prompts) if config.shots else []
-    asked = questions.ask(people, pool, prompts, config.shots, config.seed, config.people or len(people))
+    asked, unanswerable = questions_of(config)
+    if unanswerable and artifacts.is_first_process():
+        print(f"{config.questions}: {unanswerable} questions that have no answer are left out")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -110,12 +118,49 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
             continue
         output = outputs[name]
         metrics = scores.by_field(results) | artifacts.record(settings)
+        if config.questions:
+            # As SQuAD has it, over all questions: groups may be of any size.
+            metrics["average"] = scores.average(results)
         metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
         metrics["seconds"] = round(time.monotonic() - started, 1)
         with artifacts.recorded_file(output / "predictions.csv", metrics, output / "metrics.json") as aside:
             artifacts.fill_csv(aside, results)
         show(metrics, f"{len(results)} questions; {output}/predictions.csv, {output}/metrics.json")
         started = time.monotonic()
+
+
+def settle(config) -> None:
+    """Fill in `examples`, and set to null what is of the other kind of questions, people's or free ones; InputError
+    where that was given, or what is needed is not there."""
+    if config.questions:
+        if config.people is not None:
+            raise InputError("people: leave it out; all questions of questions=... are asked")
+        if config.template is None:
+            raise InputError("still needed: template=..., which says how a question of questions=... is asked")
+        questions.check_blanks("template", config.template, "question")
+        config.dataset = config.prompts = None
+        config.examples = config.examples or config.questions
+        return
+    if config.group is not None:
+        raise InputError("group: leave it out, or give questions=...; those about people have scores by field")
+    for key in ("dataset", "prompts"):
+        check_value(key, config[key], file())
+    config.template = None
+    config.examples = config.examples or "data/biography_real.csv"
+
+
+def questions_of(config) -> tuple[list[questions.Question], int]:
+    """What is asked, and how many questions are not, since they have no answer; the configuration is `settle`d."""
+    if config.questions:
+        rows = free_questions.read(config.questions, config.group)
+        pool = free_questions.read(config.examples) if config.shots else []
+        asked = free_questions.ask(rows, pool, config.template, config.shots, config.seed)
+        return asked, len(rows) - len(asked)
+    prompts = questions.read_prompts(config.prompts)
+    people = biography.read_people(config.dataset, prompts)
+    pool = biography.read_people(config.examples, prompts) if config.shots else []
+    first = config.people or len(people)
+    return questions.ask(people, pool, prompts, config.shots, config.seed, first), 0
 
 
 def outputs_of(model_dir: str | None, model: str | None, output_dir: str | None) -> dict[str, Path]:
@@ -143,6 +188,10 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     # The longest: windows and chosen keys show beyond their length alone.
     answers.check_cache(language_model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
 
+    without = sum(not question.choices for question in asked)
+    if config.choice and without and is_main_process():
+        print(f"choice: {without} of {len(asked)} questions have none, since the answers of their group hardly repeat")
+
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}
     chosen: dict[int, str] = {}
@@ -151,20 +200,22 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     mine = my_share(list(range(len(asked))))
     prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     done = {place for place, index in enumerate(mine) if index in answered}
-    to_ask = language_model, tokenizer, prompted
     batch_tokens = config.batch_tokens or answers.BATCH_TOKENS["cpu" if language_model.device.type == "cpu" else "cuda"]
+    to_ask = language_model, tokenizer, prompted, golds, limit, batch_tokens, done
     with progress("answers", total=len(mine)) as bar:
-        for batch in answers.greedy_answers(*to_ask, golds, limit, batch_tokens, done):
+        for batch in answers.greedy_answers(*to_ask):
             found = {mine[place]: answer for place, answer in batch.items()}
             kept.add(["answers", list(found.items())])
             answered.update(found)
             bar.update(len(batch))
-    done = {place for place, index in enumerate(mine) if index in chosen}
-    if config.choice:
-        choices = [asked[index].choices for index in mine]
-        with progress("choices", total=len(mine)) as bar:
-            for batch in answers.choice_log_likelihoods(*to_ask, choices, batch_tokens, done):
-                found = {mine[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
+    choosing = [index for index in mine if config.choice and asked[index].choices]
+    if choosing:
+        prompted, choices = [asked[index].prompt for index in choosing], [asked[index].choices for index in choosing]
+        done = {place for place, index in enumerate(choosing) if index in chosen}
+        to_choose = language_model, tokenizer, prompted, choices, batch_tokens, done
+        with progress("choices", total=len(choosing)) as bar:
+            for batch in answers.choice_log_likelihoods(*to_choose):
+                found = {choosing[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
                 kept.add(["choices", list(found.items())])
                 chosen.update(found)
                 bar.update(len(batch))
@@ -174,19 +225,21 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     results = []
     for index, question in enumerate(asked):
         prediction, log_likelihood = answered[index]
-        results.append(
-            {
-                "field": question.field,
-                "name": question.name,
-                "prompt": question.prompt,
-                "answer": question.answer,
-                "prediction": prediction,
-                "exact_match": scores.exact_match(prediction, question.answer),
-                "f1": scores.f1(prediction, question.answer),
-                "log_likelihood": log_likelihood,
-                "chosen": chosen.get(index),
-            }
-        )
+        result = {
+            "field": question.field,
+            "name": question.name,
+            "prompt": question.prompt,
+            "answer": question.answer,
+            "prediction": prediction,
+            "exact_match": scores.best(scores.exact_match, prediction, question.accepted),
+            "f1": scores.best(scores.f1, prediction, question.accepted),
+            "log_likelihood": log_likelihood,
+            "chosen": chosen.get(index),
+        }
+        if config.questions:
+            accepted = json.dumps(question.accepted, ensure_ascii=False)
+            result |= {"question": question.question, "accepted": accepted}
+        results.append(result)
     return results
 
 

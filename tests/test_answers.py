@@ -276,3 +276,10 @@ def test_models_that_do_not_go_on_from_a_cached_prompt_are_refused(architecture)
     question = questions.Question("city", "Ada", PROMPTS[1], "Odense", CHOICES)
     with pytest.raises(InputError, match=f"type {architecture} does not go on from a cached prompt"):
         answers.check_cache(tiny.model(architecture, len(tokenizer)), tokenizer, question)
+
+
+def test_a_process_without_questions_answers_none():
+    made = tiny.tokenizer()
+    model = tiny.model("llama", len(made))
+    assert list(answers.greedy_answers(model, made, [], [], 5, 100)) == []
+    assert tokens.encode(made, []) == []

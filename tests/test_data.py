@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from utils import free_questions
+
 DATA = Path(__file__).parent.parent / "data"
 FIELDS = ["name", "date", "city", "university", "major", "company"]
 FILES = ["biography_real.csv", "biography_synthetic.csv"]
@@ -132,3 +134,15 @@ def test_prompts(name):
                 text = TAGGED.sub(r"\2", row["text"])
                 person = dict(TAGGED.findall(row["text"]))
                 assert prompt.format(name=person["name"]) not in text
+
+
+def test_the_example_questions_are_answered_by_their_paragraphs():
+    texts = {row["title"]: row["text"] for row in read_rows("example_texts.csv")}
+    questions = free_questions.read(str(DATA / "example_questions.csv"), "kind")
+    assert len(texts) == 6 and len(questions) == 16
+    assert {one.name for one in questions} == set(texts)
+    for one in questions:
+        in_text = any(answer in texts[one.name] for answer in one.answers)
+        assert in_text or one.answers in (["yes"], ["no"]), one.question
+    choosing = {one.field for one in free_questions.ask(questions, [], "{question}", 0, 1) if one.choices}
+    assert choosing == {"yes_or_no"}

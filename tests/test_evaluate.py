@@ -1,14 +1,16 @@
-"""evaluate.py on a run's checkpoints."""
+"""evaluate.py on a run's checkpoints, asked about people or by free questions."""
 
+import csv
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 import evaluate
-from utils import answers, artifacts, config
+from utils import answers, artifacts, config, scores
 from utils.errors import InputError
 
 ASK = "evaluate.py people=2 shots=1 examples=data/biography_synthetic.csv"
@@ -59,10 +61,11 @@ def ask(trained, workplace, tmp_path, monkeypatch):
         keys = {
             "model_dir": "trained",
             "output_dir": tmp_path / "out",
-            "people": 1,
             "shots": 1,
             "batch_tokens": 1,
         } | keys
+        if "questions" not in keys:
+            keys["people"] = 1
         with initialize_config_dir(str(config.CONFIG_FOLDER), version_base=None):
             composed = compose("evaluate", [f"{key}={value}" for key, value in keys.items()])
         names = ("greedy_answers", "choice_log_likelihoods")
@@ -104,6 +107,104 @@ def test_a_resumed_run_asks_what_was_not_asked_and_its_predictions_are_the_same(
                 assert json.loads(content)["fields"] == json.loads(unbroken[name])["fields"]
     ask((3, 99))
     assert ask() == (10, 10)
+
+
+FREE = """paragraph,kind,question,answer
+p1,open,"Is it open, at night?",yes|always
+p1,where,Where is it?,Osk
+p2,open,Is p2 open?,no
+p2,where,Where is p2?,Bu|in Bu
+p3,open,Is p3 open?,no
+p4,open,Is p4 open?,yes
+"""
+
+
+@pytest.fixture
+def free(tmp_path) -> Path:
+    path = tmp_path / "free.csv"
+    path.write_text(FREE + "p4,where,Where is p4?,Osk\n")
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    with open(path, newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_free_questions_are_asked_resumed_and_scored_by_group(ask, free, tmp_path, capsys):
+    # Choices where they repeat: four of yes or no, none of three places.
+    assert ask(questions=free, group="kind") == (14, 8)
+    said = capsys.readouterr().out
+    assert said.count("choice: 3 of 7 questions have none, since the answers of their group hardly repeat\n") == 2
+    assert said.count("7 questions; ") == 2
+    unbroken = written(tmp_path / "out")
+    for step in (5, 10):
+        found = read(tmp_path / f"out/checkpoint-{step}/predictions.csv")
+        metrics = json.loads(unbroken[f"checkpoint-{step}/metrics.json"])
+        assert [(row["field"], row["name"], row["answer"]) for row in found[:2]] == [
+            ("open", "p1", "yes"),
+            ("where", "p1", "Osk"),
+        ]
+        assert [row["question"] for row in found[:2]] == ["Is it open, at night?", "Where is it?"]
+        assert json.loads(found[0]["accepted"]) == ["yes", "always"]
+        of_group = {"open": [], "where": []}
+        for row in found:
+            assert row["prompt"].count("Question: ") == 2
+            assert row["prompt"].endswith(f"\n\nQuestion: {row['question']}\nAnswer:")
+            assert (row["chosen"] in ("yes", "no")) == (row["field"] == "open")
+            of_group[row["field"]].append(row)
+        assert list(metrics["fields"]) == ["open", "where"]
+        for field, rows in (of_group | {"average": found}).items():
+            means = metrics["average"] if field == "average" else metrics["fields"][field]
+            for measure in ("exact_match", "f1", "log_likelihood"):
+                assert means[measure] == pytest.approx(sum(float(row[measure]) for row in rows) / len(rows))
+        right = [100 * (row["chosen"] == row["answer"]) for row in of_group["open"]]
+        assert metrics["fields"]["open"]["choice_accuracy"] == sum(right) / 4
+        assert metrics["fields"]["where"]["choice_accuracy"] is None is metrics["average"]["choice_accuracy"]
+        assert metrics["config"]["examples"] == metrics["config"]["questions"] == str(free)
+        assert metrics["config"]["dataset"] is metrics["config"]["prompts"] is None
+    # In other batches the same, but for the likelihoods' last digits.
+    assert ask(questions=free, group="kind", batch_tokens=1000, model_dir="trained/checkpoint-5") < (7, 4)
+    alone, together = (read(tmp_path / "out" / name) for name in ("checkpoint-5/predictions.csv", "predictions.csv"))
+    for one, other in zip(alone, together, strict=True):
+        assert float(one.pop("log_likelihood")) == pytest.approx(float(other.pop("log_likelihood")), abs=1e-3)
+        assert one == other
+    for stopped_after, rest in (((3, 99), (11, 8)), ((14, 2), (7, 6)), ((9, 99), (5, 4))):
+        ask(stopped_after, questions=free, group="kind")
+        assert ask(questions=free, group="kind", resume="true") == rest
+        again = written(tmp_path / "out")
+        for step in (5, 10):
+            assert again[f"checkpoint-{step}/predictions.csv"] == unbroken[f"checkpoint-{step}/predictions.csv"]
+    # What was kept is of these questions.
+    ask((3, 99), questions=free, group="kind")
+    free.write_text(FREE + "p4,where,Where is p4?,Bu\n")
+    assert ask(questions=free, group="kind", resume="true") == (14, 8)
+
+
+def test_the_best_accepted_answer_counts_and_the_limit_leaves_room_for_all(ask, tmp_path, monkeypatch, capsys):
+    rows = [
+        {"question": "Who?", "answer": ["Ada", "the poet Ada Moe of Osk"]},
+        {"question": "When?", "answers": []},
+        {"question": "Where?", "answer": "Osk"},
+    ]
+    path = tmp_path / "free.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    asked = []
+    greedy = answers.greedy_answers
+
+    def saying(model, tokenizer, prompts, golds, limit, *rest):
+        asked.append((golds, limit, len(tokenizer(" the poet Ada Moe of Osk", add_special_tokens=False).input_ids)))
+        for batch in greedy(model, tokenizer, prompts, golds, 1, *rest):
+            yield {index: ("Poet Ada Moe, of Osk!", likelihood) for index, (_, likelihood) in batch.items()}
+
+    monkeypatch.setattr(answers, "greedy_answers", saying)
+    ask(questions=path, model_dir="trained/checkpoint-5")
+    assert f"{path}: 1 questions that have no answer are left out\n" in capsys.readouterr().out
+    ((golds, limit, longest),) = asked
+    assert golds == ["Ada", "Osk"] and limit == longest
+    one, other = read(tmp_path / "out/predictions.csv")
+    assert (one["field"], one["name"], one["exact_match"], one["f1"]) == ("all", "line 1", "100.0", "100.0")
+    assert float(other["f1"]) == pytest.approx(scores.f1("poet Ada Moe of Osk", "Osk")) == pytest.approx(100 / 3)
 
 
 def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, capsys):

@@ -34,6 +34,7 @@ GUIDED = (
 QUANTIZED = "train model=tiny dataset=texts.csv model_dir=out trainer.max_steps=1"
 TRAIN = f"{QUANTIZED} quant=null"
 ASK = "evaluate model=tiny dataset=people.csv examples=people.csv prompts=prompts.csv shots=1 output_dir=out"
+FREE = "evaluate model=tiny questions=questions.csv shots=0 output_dir=out"
 
 QUOTES = "a value with spaces or signs goes in quotes: \"key='value'\""
 MODEL = "give a hub name, a model's folder or a .gguf file"
@@ -208,6 +209,43 @@ EARLY = [
     (f"{ASK} prompts=again.csv", "again.csv: field 'city' has two prompts"),
     (f"{ASK} prompts=tagless.csv", "tagless.csv: row 1: field 'birth-place' is no tag: small letters and _ alone"),
     (f"{ASK} prompts=unasked.csv", "unasked.csv: no prompts"),
+    # Free questions
+    (f"{FREE} questions=none.csv", "questions=none.csv: no such file"),
+    (f"{FREE} questions=data", "questions=data: a folder, not a file"),
+    (f"{FREE} questions=broken.gguf", "broken.gguf: must be a .csv, .jsonl or .json file"),
+    (
+        f"{FREE} questions=texts.csv",
+        "texts.csv: needs a column 'question' and a column 'answer' (columns: ['text'])",
+    ),
+    (f"{FREE} questions=no_questions.csv", "no_questions.csv: no questions"),
+    (f"{FREE} questions=no_answers.jsonl", "no_answers.jsonl: no question has an answer"),
+    (f"{FREE} questions=empty_question.csv", "empty_question.csv: row 2 has an empty question"),
+    (f"{FREE} questions=empty_answer.jsonl", "empty_answer.jsonl: line 1 has an empty answer"),
+    (f"{FREE} questions=cut.jsonl", "cut.jsonl: line 2 can't be read as JSON: …"),
+    (f"{FREE} questions=answerless.json", "answerless.json, article 1, question 1 has no 'answer' (it has: question)"),
+    (f"{FREE} questions=latin1_questions.csv", "latin1_questions.csv: not in UTF-8; save it so (…)"),
+    (
+        f"{FREE} shots=2",
+        "shots=2: the examples have 1 questions about other paragraphs than that of questions.csv: row 1",
+    ),
+    (f"{FREE} shots=1 examples=none.csv", "none.csv: no such file"),
+    (f"{FREE} shots=1 examples=fifo", "fifo: must be a .csv, .jsonl or .json file"),
+    (f"{FREE} shots=1 examples=data", "data: must be a .csv, .jsonl or .json file"),
+    (
+        f"{FREE} shots=1 examples=people.csv",
+        "people.csv: needs a column 'question' and a column 'answer' (columns: ['text'])",
+    ),
+    (f"{FREE} group=kind", "group=kind: questions.csv: row 1 has no such column (it has: paragraph, question, answer)"),
+    (f"{FREE} 'template=Q'", "template must hold {question}"),
+    (
+        f"{FREE} 'template=\"{{question}} {{answer}}\"'",
+        "template holds {answer}; only {question} is filled in",
+    ),
+    (f"{FREE} template=null", "still needed: template=..., which says how a question of questions=... is asked"),
+    (f"{FREE} people=2", "people: leave it out; all questions of questions=... are asked"),
+    (f"{ASK} group=kind", "group: leave it out, or give questions=...; those about people have scores by field"),
+    (f"{ASK} prompts=none.csv", "prompts=none.csv: no such file"),
+    (f"{ASK} dataset=none.csv", "dataset=none.csv: no such file"),
     # Outputs
     (f"{RANDOM} save_name=/dev/null/out", "save_name: /dev/null/out.csv can't be written: Not a directory"),
     (f"{RANDOM} save_name={'x' * 300}", "save_name: data_augmented/xxx…can't be written: File name too long"),
@@ -338,6 +376,11 @@ LATE = [
     (
         f"{ASK} max_new_tokens=1000",
         "city of Ada Moe: the prompt has … tokens, its answer up to 1000, and the model takes 512: lower shots=..., or "
+        "shorten the prompts",
+    ),
+    (
+        f"{FREE} questions=long.csv",
+        "long.csv: row 2: the prompt has … tokens, its answer up to 3, and the model takes 512: lower shots=..., or "
         "shorten the prompts",
     ),
     (
@@ -499,6 +542,15 @@ def place(tmp_path_factory) -> Path:
         "again.csv": "field,prompt\ncity,{name} in\ncity,{name} at\n",
         "tagless.csv": "field,prompt\nbirth-place,{name} in\n",
         "unasked.csv": "field,prompt\n",
+        "questions.csv": "paragraph,question,answer\np1,Where?,Lyon\np1,When?,1900\np2,Who?,Bo\n",
+        "long.csv": f"question,answer\nWho?,Bo\n{'Why ' * 600}?,no\n",
+        "no_questions.csv": "question,answer\n",
+        "no_answers.jsonl": '{"question": "Who?", "answers": []}\n',
+        "empty_question.csv": "question,answer\nWho?,Bo\n,Lyon\n",
+        "empty_answer.jsonl": '{"question": "Who?", "answers": ["Bo", " "]}\n',
+        "cut.jsonl": '{"question": "Who?", "answer": "Bo"}\n{"question": "Wh',
+        "answerless.json": '{"data": [{"qas": [{"question": "Who?"}]}]}',
+        "latin1_questions.csv": "question,answer\nZo\udceb?,Bo\n",
         "sticky/out.pkl": "",
         # Code that bitsandbytes would fetch from a hub, and run.
         "kernels.py": "open('fetched', 'w')",

@@ -88,6 +88,32 @@ def test_two_processes_answer_the_questions_of_one(run, workplace, tiny_model):
         assert one == other
 
 
+def test_two_processes_answer_free_questions_as_one_does(run, workplace, tiny_model):
+    # The second process has nothing to choose among.
+    rows = [
+        "Is a open?,yes,open",
+        "Where is b?,Osk,where",
+        "Is c open?,no,open",
+        "Where is d?,Bu,where",
+        "Is e open?,yes,open",
+        "Where is f?,Oz,where",
+        "Is g open?,no,open",
+    ]
+    (workplace / "free.csv").write_text("\n".join(["question,answer,kind", *rows]))
+    arguments = f"evaluate.py model={tiny_model} questions=free.csv shots=2 group=kind dtype=float32"
+    done = [run(f"python {arguments} output_dir=free-alone"), run(f"{TORCHRUN} {arguments} output_dir=free-shared")]
+    for one in done:
+        assert one.stdout.count("7 questions; ") == one.stdout.count("choice: 3 of 7 questions have none") == 1
+    alone, together = (
+        list(csv.DictReader(io.StringIO((workplace / name / "predictions.csv").read_text())))
+        for name in ("free-alone", "free-shared")
+    )
+    assert len(alone) == 7
+    for one, other in zip(alone, together, strict=True):
+        assert float(one.pop("log_likelihood")) == pytest.approx(float(other.pop("log_likelihood")), abs=1e-3)
+        assert one == other
+
+
 @pytest.mark.parametrize("weights", ["adapter", pytest.param("all weights", marks=pytest.mark.slow)])
 def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace, tiny_model):
     """The first process alone reads the model, and what each of them holds of it is trained."""

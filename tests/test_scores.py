@@ -3,7 +3,7 @@
 import pytest
 from torchmetrics.functional.text import squad
 
-from utils.scores import average, by_field, exact_match, f1
+from utils.scores import average, best, by_field, exact_match, f1
 
 TRICKY = [
     "",
@@ -65,6 +65,70 @@ def test_agrees_with_torchmetrics(gold):
 def test_by_hand(prediction, gold, exact, harmonic):
     assert exact_match(prediction, gold) == exact
     assert f1(prediction, gold) == pytest.approx(harmonic)
+
+
+def words_of(answer: str) -> list[str]:
+    """SQuAD's four steps, one by one: lower case, no punctuation, no articles, white space."""
+    lower = "".join(letter for letter in answer.lower() if letter not in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    words, word = [], ""
+    for letter in lower + " ":
+        # An article is what stands between characters that are no part of a word.
+        if letter.isalnum() or letter == "_":
+            word += letter
+        else:
+            words += ["" if word in ("a", "an", "the") else word, letter]
+            word = ""
+    return "".join(" " if part == "" else part for part in words).split()
+
+
+def slow_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
+    """The highest exact match and F1 over the answers; those that are empty once normalised count only alone."""
+    said, kept = words_of(prediction), [words_of(one) for one in answers]
+    kept = [gold for gold in kept if gold] or [[]]
+    exact = harmonic = 0.0
+    for gold in kept:
+        exact = max(exact, 100.0 if gold == said else 0.0)
+        left, shared = list(gold), 0
+        for word in said:
+            if word in left:
+                left.remove(word)
+                shared += 1
+        if not said or not gold:
+            harmonic = max(harmonic, 100.0 if said == gold else 0.0)
+        elif shared:
+            precision, recall = shared / len(said), shared / len(gold)
+            harmonic = max(harmonic, 100 * 2 * precision * recall / (precision + recall))
+    return exact, harmonic
+
+
+def test_the_best_of_several_answers_agrees_with_the_definition():
+    found = set()
+    for prediction in TRICKY:
+        for number in range(len(TRICKY)):
+            # Of each length from one to all.
+            accepted = (TRICKY * 2)[number : 2 * number + 1]
+            exact, harmonic = slow_scores(prediction, accepted)
+            assert best(exact_match, prediction, accepted) == exact, (prediction, accepted)
+            assert best(f1, prediction, accepted) == pytest.approx(harmonic), (prediction, accepted)
+            found.add(round(harmonic))
+    assert found == {0, 50, 80, 100}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "accepted", "exact", "harmonic"),
+    [
+        ("in 1852", ["1852", "in 1852"], 100, 100),
+        ("1852", ["in 1852", "the year 1852"], 0, 200 / 3),
+        # Each score has its own best answer.
+        ("x", ["x y", "the X"], 100, 100),
+        ("", ["the", "Paris"], 0, 0),
+        ("", ["the", "a"], 100, 100),
+    ],
+)
+def test_the_best_of_several_answers_by_hand(prediction, accepted, exact, harmonic):
+    for order in (accepted, accepted[::-1]):
+        assert best(exact_match, prediction, order) == exact
+        assert best(f1, prediction, order) == pytest.approx(harmonic)
 
 
 def answer(field, exact, harmonic, likelihood, chosen="b", gold="b") -> dict:

@@ -156,6 +156,86 @@ def test_other_texts_are_augmented_anew(clone, snakemake, results, tmp_path):
     shutil.move(run, results / "random")
 
 
+def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
+    snakemake(name="smoke_paragraphs")
+    results = clone / "results/smoke_paragraphs"
+    markdown = (results / "table.md").read_text()
+    about = "2 seeds, 6 paragraphs asked about. A paragraph's score is the mean over its questions, and each"
+    assert about in markdown and "bootstrap over paragraphs and seeds" in markdown
+    with open(results / "table.csv", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    # Some questions have no choice.
+    assert {row["measure"] for row in rows} == {"exact_match", "f1", "log_likelihood"}
+    # Means over the questions of each paragraph, then over paragraphs and seeds; by group likewise.
+    of_paragraphs, of_groups = [], {}
+    for seed in (1, 2):
+        scores_of = {}
+        with open(results / f"difference/seed-{seed}/few_shot/1/predictions.csv", newline="") as opened:
+            for answer in csv.DictReader(opened):
+                scores_of.setdefault(answer["name"], []).append(float(answer["log_likelihood"]))
+                of_group = of_groups.setdefault(answer["field"], {})
+                of_group.setdefault((seed, answer["name"]), []).append(float(answer["log_likelihood"]))
+        assert sorted(map(len, scores_of.values())) == [2, 2, 3, 3, 3, 3]
+        of_paragraphs += [sum(of_one) / len(of_one) for of_one in scores_of.values()]
+    (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("difference", "log_likelihood")]
+    assert float(row["mean"]) == pytest.approx(sum(of_paragraphs) / 12)
+    assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+    assert list(of_groups) == ["who", "what", "yes_or_no"]
+    cells = [f"{np.mean([np.mean(of_one) for of_one in of_group.values()]):.2f}" for of_group in of_groups.values()]
+    assert re.findall(r"-[\d.]+", row_of(markdown, "few_shot, log-likelihood by field", "difference")) == cells
+    assert not re.search("right choice, % by field|differences of right choice", markdown)
+    made = json.loads((results / "untrained/few_shot/metrics.json").read_text())["config"]
+    assert (made["dataset"], made["prompts"], made["questions"]) == (None, None, "data/example_questions.csv")
+    assert "Nothing to be done" in snakemake("-n", name="smoke_paragraphs")
+    config = read(ROOT / "conf/tables/smoke_paragraphs.yaml")
+    check.check_results(config, results)
+    config["evaluations"]["few_shot"]["template"] = "Q: {question}"
+    with pytest.raises(InputError, match=r"another template than the table's; .* untrained/few_shot none/seed-1 "):
+        check.check_results(config, results)
+
+
+FREE = {"questions": "data/example_questions.csv"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"questions": "none.csv"}, "evaluations.few_shot.questions=none.csv: no such file"),
+        (
+            {"group": "title"},
+            r"evaluations.few_shot: group=title: data/example_questions.csv: row 1 has no such column",
+        ),
+        ({"shots": 14}, r"evaluations.few_shot: shots=14: the examples have 13 questions about other paragraphs"),
+        ({"template": "Answer:"}, r"evaluations.few_shot: template must hold {question}"),
+        ({"people": 3}, r"evaluations.few_shot: people: leave it out; all questions"),
+        ({"questions": None}, r"evaluations.few_shot: group: leave it out, or give questions=..."),
+        (
+            {"questions": None, "group": None, "prompts": "none.csv", "template": None},
+            "evaluations.few_shot: prompts=none.csv: no such",
+        ),
+    ],
+)
+def test_a_tables_free_questions_are_checked_before_anything_runs(changed, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read(ROOT / "conf/tables/smoke_paragraphs.yaml")
+    config["evaluations"]["few_shot"] |= changed
+    with pytest.raises(InputError, match=message):
+        check.check_table(config)
+
+
+def test_paragraphs_are_reported_and_chosen_on(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    config = read(ROOT / "conf/tables/smoke_epochs.yaml") | {"evaluations": {"free": FREE}, "evaluate": {}}
+    check.check_table(config)
+    with pytest.raises(InputError, match="reported=6: evaluations.free asks about 6 paragraphs, of which some must be"):
+        check.check_table(config | {"reported": 6})
+    one = tmp_path / "one.csv"
+    one.write_text("paragraph,question,answer\np,Who?,Ada\np,Where?,Osk\n")
+    config["evaluations"] = {"free": {"questions": str(one), "shots": 0}}
+    with pytest.raises(InputError, match=r"^evaluations.free: .*one.csv: about two paragraphs at least"):
+        check.check_table(config)
+
+
 def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
     check.check_results(config, results)
@@ -214,7 +294,7 @@ def test_a_committed_table_is_made_of_its_results():
 def test_every_table_can_be_planned(clone, snakemake, path):
     config = read(path)
     planned = snakemake("-n", name=path.stem)
-    if config["table"] not in ("smoke", "smoke_epochs"):
+    if not config["table"].startswith("smoke"):
         trained = len(config["arms"]) * len(config["seeds"]) * len(config.get("learning_rates", [None]))
         assert re.search(rf"^train +{trained}$", planned, re.MULTILINE)
         asked = trained * len(config["evaluations"])

@@ -20,11 +20,12 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerFast, questions: list[Question]) -> list[int]:
-    """How many tokens each gold answer has, with the space before it."""
-    with_answers = [f"{question.prompt} {question.answer}" for question in questions]
+    """How many tokens each accepted answer has, with the space before it."""
+    pairs = [(question.prompt, answer) for question in questions for answer in question.accepted]
+    with_answers = [f"{prompt} {answer}" for prompt, answer in pairs]
     return [
-        int((encoded.offsets[:, 1] > len(question.prompt)).sum())
-        for question, encoded in zip(questions, tokens.encode(tokenizer, with_answers, "tokenizer"), strict=True)
+        int((encoded.offsets[:, 1] > len(prompt)).sum())
+        for (prompt, _), encoded in zip(pairs, tokens.encode(tokenizer, with_answers, "tokenizer"), strict=True)
     ]
 
 
@@ -39,12 +40,12 @@ def check_questions(
     for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):
         tokens.check_ids(encoded, rows, f"the answer {choice}")
     for question, prompt in zip(questions, prompts, strict=True):
-        tokens.check_ids(prompt, rows, f"{question.field} of {question.name}")
+        tokens.check_ids(prompt, rows, question.place)
         count = len(text_ids(prompt))
         if limit is not None and count + room > limit:
             raise InputError(
-                f"{question.field} of {question.name}: the prompt has {count} tokens, its answer up to {room}, and the "
-                f"model takes {limit}: lower shots=..., or shorten the prompts"
+                f"{question.place}: the prompt has {count} tokens, its answer up to {room}, and the model takes "
+                f"{limit}: lower shots=..., or shorten the prompts"
             )
 
 

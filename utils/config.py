@@ -256,6 +256,14 @@ def check(config: DictConfig, rules: dict[str, Rule], fixed: Mapping[str, str] =
             raise left_out(key, fixed)
 
 
+def check_value(key: str, value: object, rule: Rule) -> None:
+    """Raise InputError, naming the key, where the rule does."""
+    try:
+        rule(value)
+    except ValueError as error:
+        raise InputError(f"{key}={value}: {error}") from error
+
+
 def left_out(key: str, fixed: Mapping[str, str]) -> InputError:
     return InputError(f"{key}: leave it out; {fixed[key]}")
 

@@ -1,9 +1,12 @@
-"""Few-shot questions about people, with the gold answers and the answers to choose among. Needs no torch."""
+"""Few-shot questions about people, with the gold answers and the answers to choose among. Needs no torch.
+
+Those about anything else are in utils.free_questions.
+"""
 
 import csv
+import dataclasses
 import random
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils import biography
@@ -13,11 +16,12 @@ from utils.errors import InputError
 LOOKS_MISSING = {"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", "null"}
 
 
-@dataclass
+@dataclasses.dataclass
 class Question:
     """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur.
 
-    name: the person's, as `labels` has it.
+    name: the person's, as `labels` has it, or a paragraph's; place: what an error calls the question; accepted: the
+    answers that are right, `answer` the first of them; question: a free one's own words.
     """
 
     field: str
@@ -25,6 +29,13 @@ class Question:
     prompt: str
     answer: str
     choices: list[str]
+    place: str = ""
+    accepted: list[str] = dataclasses.field(default_factory=list)
+    question: str = ""
+
+    def __post_init__(self):
+        self.place = self.place or f"{self.field} of {self.name}"
+        self.accepted = self.accepted or [self.answer]
 
 
 def read_prompts(path: str | Path) -> dict[str, str]:
@@ -49,14 +60,24 @@ def read_prompts(path: str | Path) -> dict[str, str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise biography.unreadable(path, row, error) from error
     for field, prompt in prompts.items():
-        if "{name}" not in prompt:
-            raise InputError(f"{path}: the prompt of field {field!r} must hold {{name}}")
-        others = set(re.findall(r"\{\s*[^\W\d]\w*\s*\}", prompt)) - {"{name}"}
-        if others:
-            raise InputError(f"{path}: the prompt of field {field!r} holds {min(others)}; only {{name}} is filled in")
+        check_blanks(f"{path}: the prompt of field {field!r}", prompt, "name")
     if not prompts:
         raise InputError(f"{path}: no prompts")
     return prompts
+
+
+def check_blanks(what: str, prompt: str, blank: str) -> None:
+    """Raise InputError unless `blank`, in braces, is in the prompt, and nothing else in braces is."""
+    if f"{{{blank}}}" not in prompt:
+        raise InputError(f"{what} must hold {{{blank}}}")
+    others = set(re.findall(r"\{\s*[^\W\d]\w*\s*\}", prompt)) - {f"{{{blank}}}"}
+    if others:
+        raise InputError(f"{what} holds {min(others)}; only {{{blank}}} is filled in")
+
+
+def with_examples(examples: list[tuple[str, str]], prompt: str) -> str:
+    """The examples, each a prompt, a space and its answer, and then the prompt; a blank line between them."""
+    return "\n\n".join([*(f"{of_example} {answer}" for of_example, answer in examples), prompt])
 
 
 def labels(people: list[dict[str, str]]) -> list[str]:
@@ -85,7 +106,7 @@ def ask(
             if len(others) < shots:
                 raise InputError(f"shots={shots}: the examples have {len(others)} people besides {person['name']}")
             draw = random.Random(f"{seed} {field} {person['name']}").sample(others, shots)
-            parts = [f"{template.replace('{name}', example['name'])} {example[field]}" for example in draw]
-            prompt = "\n\n".join([*parts, template.replace("{name}", person["name"])])
+            examples = [(template.replace("{name}", example["name"]), example[field]) for example in draw]
+            prompt = with_examples(examples, template.replace("{name}", person["name"]))
             questions.append(Question(field, label, prompt, person[field], choices))
     return questions

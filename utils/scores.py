@@ -3,6 +3,7 @@
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 
 MEASURES = ("exact_match", "f1", "log_likelihood", "choice_accuracy")
 
@@ -25,6 +26,12 @@ def f1(prediction: str, gold: str) -> float:
         return 100.0 * (predicted == expected)
     shared = (Counter(predicted) & Counter(expected)).total()
     return 200.0 * shared / (len(predicted) + len(expected))
+
+
+def best(score: Callable[[str, str], float], prediction: str, accepted: list[str]) -> float:
+    """The highest score against any of the accepted answers; one without words counts only where all are."""
+    with_words = [answer for answer in accepted if normalize(answer)]
+    return max(score(prediction, answer) for answer in with_words or accepted)
 
 
 def average(answers: list[dict]) -> dict[str, float | None]:

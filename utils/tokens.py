@@ -174,6 +174,8 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
     every query's attention sink; True puts the bos token first in any case, False feeds no special token;
     "tokenizer" leaves it to the tokenizer.
     """
+    if not texts:  # of several processes one may have none
+        return []
     encoded = tokenizer(
         texts,
         add_special_tokens=prepend_bos is not False,

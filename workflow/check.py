@@ -6,18 +6,20 @@ import json
 import re
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from data_augmentation import check_guidance
+from evaluate import RULES, questions_of, settle
 from utils import biography
 from utils.arguments import check_arguments
-from utils.config import CONFIG_FOLDER, Rule, integer, seed, unknown_key
+from utils.config import CONFIG_FOLDER, check, check_value, integer, seed, unknown_key
 from utils.errors import InputError
 from workflow.table import (
     DUMPS,
     MEASURES,
     NAME,
     RESOURCES,
+    asked_about,
     asked_by,
     augmentation_of,
     epochs_of,
@@ -66,9 +68,6 @@ SET_BY_RULES = {
     ),
     "evaluate": ("model", "model_dir", "output_dir", "resume"),
 }
-
-# Of evaluate.yaml: Hydra's own, and what differs from run to run.
-NOT_ASKED = ("defaults", *SET_BY_RULES["evaluate"])
 
 # The statements' name when the committed results were made; nothing else ever had it.
 RENAMED = {"data/prompts.csv": "data/prompts_statements.csv"}
@@ -131,9 +130,27 @@ def check_table(config: dict) -> None:
                 raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
     for evaluation, options in config["evaluations"].items():
         check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
-        if asked_by(config, evaluation).get("people") == 1:
-            raise InputError(f"evaluations.{evaluation}: people=1: two at least, or there is nothing to test between")
+        check_evaluation(config, evaluation)
     check_budget(config)
+
+
+def check_evaluation(config: dict, evaluation: str) -> None:
+    """Raise InputError where the evaluation's keys do not go together, or its free questions can't be asked."""
+    try:
+        keys = settled(config, evaluation)
+        if keys.people == 1:
+            raise InputError("people=1: two at least, or there is nothing to test between")
+        if keys.questions and count_asked(keys) == 1:
+            raise InputError(f"{keys.questions}: about two paragraphs at least, or there is nothing to test between")
+    except InputError as error:
+        raise InputError(f"evaluations.{evaluation}: {error}") from None
+
+
+def count_asked(keys: DictConfig) -> int:
+    """The people, or the paragraphs, that an evaluation with these keys asks about."""
+    if keys.questions:
+        return len({question.name for question in questions_of(keys)[0]})
+    return sum(1 for _ in itertools.islice(biography.read_texts(keys.dataset), keys.people))
 
 
 def check_arms(config: dict) -> None:
@@ -199,18 +216,12 @@ def check_budget(config: dict) -> None:
     if config["reported"] == 1:
         raise InputError("reported=1: two at least, or there is nothing to test between")
     for evaluation in config["evaluations"]:
-        asked = asked_by(config, evaluation)
-        people = sum(1 for _ in itertools.islice(biography.read_texts(asked["dataset"]), asked.get("people")))
-        if config["reported"] >= people:
-            which = f"evaluations.{evaluation} asks {people} people"
-            raise InputError(f"reported={config['reported']}: {which}, of whom some must be left to choose on")
-
-
-def check_value(key: str, value: object, rule: Rule) -> None:
-    try:
-        rule(value)
-    except ValueError as error:
-        raise InputError(f"{key}={value}: {error}") from error
+        count = count_asked(settled(config, evaluation))
+        if config["reported"] >= count:
+            of_people = asked_about(config, evaluation) == "people"
+            asks = f"asks {count} people, of whom" if of_people else f"asks about {count} paragraphs, of which"
+            which = f"evaluations.{evaluation} {asks} some must be left to choose on"
+            raise InputError(f"reported={config['reported']}: {which}")
 
 
 def check_keys(section: str, script: str, keys: dict) -> None:
@@ -282,7 +293,16 @@ def check_results(config: dict, results: Path) -> None:
 
 def resolved(config: dict, evaluation: str) -> dict:
     """All keys of evaluate.py for one of the table's evaluations, but for what differs from run to run."""
+    keys = OmegaConf.to_container(settled(config, evaluation))
+    return {key: value for key, value in keys.items() if key not in SET_BY_RULES["evaluate"]}
+
+
+def settled(config: dict, evaluation: str) -> DictConfig:
+    """All keys of evaluate.py for one of the table's evaluations, as the script makes them of its command line."""
     keys = OmegaConf.load(CONFIG_FOLDER / "evaluate.yaml")
+    del keys["defaults"]  # Hydra's own
     for key, value in asked_by(config, evaluation).items():
         OmegaConf.update(keys, key, value, force_add=True)
-    return {key: value for key, value in OmegaConf.to_container(keys).items() if key not in NOT_ASKED}
+    check(keys, RULES)
+    settle(keys)
+    return keys

@@ -22,7 +22,7 @@ OTHERS, REPORTED = "chosen on the others", "chosen on the reported"
 
 
 def reported(config: dict) -> slice:
-    """The people whom a table reports, in the dataset's order."""
+    """The people whom a table reports, or the paragraphs, in the order in which they are asked about."""
     return slice(config.get("reported"))
 
 
@@ -38,12 +38,12 @@ def ways_of(config: dict) -> dict[str, slice]:
 
 
 def read_answers(folder: Path, people: slice = EVERYBODY) -> pd.DataFrame:
-    """A predictions.csv: a row for each question about these people, a column for each measure."""
+    """A predictions.csv: a row for each question about these people, or paragraphs, and a column for each measure."""
     # A name or an answer is text, whether it is 007 or None.
     texts = dict.fromkeys(("field", "name", "answer", "prediction", "chosen"), str)
     answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False, dtype=texts)
     answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
-    if not answers["chosen"].astype(bool).any():
+    if not answers["chosen"].astype(bool).all():
         answers["choice_accuracy"] = np.nan
     return about(answers, people)
 
@@ -54,7 +54,8 @@ def about(answers: pd.DataFrame, people: slice) -> pd.DataFrame:
 
 
 def read_scores(folder: Path, people: slice = EVERYBODY) -> pd.DataFrame:
-    """A row for each person, by name, and a column for each measure: means over the fields."""
+    """A row for each person, by name, and a column for each measure: means over the fields; for each paragraph of free
+    questions, over these."""
     return read_answers(folder, people).groupby("name", sort=True)[list(MEASURES)].mean()
 
 

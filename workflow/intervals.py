@@ -1,4 +1,5 @@
-"""How sure a table's numbers are: scores are float arrays [seeds, people]."""
+"""How sure a table's numbers are: scores are float arrays [seeds, people], or paragraphs in place of people: what
+shares a paragraph stands or falls together, as what shares a person does."""
 
 import numpy as np
 from scipy.stats import bootstrap, permutation_test

@@ -47,7 +47,7 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
     """By share of the budget, means over the seeds: the table's measures (of all who were asked about), and the
     training loss; at the learning rates that the first way of choosing has, as `runs` are."""
     rates = {arm: rate for arm, (rate, _) in next(iter(chosen.values())).items()}
-    pairs = measured(config)
+    pairs = measured(config, results)
     figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):

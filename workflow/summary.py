@@ -11,7 +11,7 @@ from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
 from workflow.choice import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
-from workflow.table import MEASURES, epochs_of, measured, run_of
+from workflow.table import MEASURES, asked_about, epochs_of, measured, run_of
 
 # pandas escapes what stands in cells, not in captions.
 LATEX = str.maketrans({"%": "\\%", "_": "\\_"})
@@ -43,8 +43,9 @@ def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
             for folder in of_arm:
                 of_seeds.append(read_scores(results / folder, reported(config)))
                 if not of_seeds[-1].index.equals(untrained.index):
+                    about = asked_about(config, evaluation)
                     raise InputError(
-                        f"{results / folder}: asked about other people than untrained/; delete it to redo it"
+                        f"{results / folder}: asked about other {about} than untrained/; delete it to redo it"
                     )
             scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
         for measure in MEASURES:
@@ -115,7 +116,7 @@ def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
     `against`, their cells as text."""
     tables = {}
     for (heading, evaluation, folders), measure in itertools.product(asked(config, chosen), config["measures"]):
-        if (evaluation, measure) not in measured(config):
+        if (evaluation, measure) not in measured(config, results):
             continue
         name, digits = MEASURES[measure]
         scores = {
@@ -139,7 +140,8 @@ def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
 
 
 def of_fields(folders: list[Path], measure: str, people: slice = EVERYBODY) -> dict[str, np.ndarray]:
-    """Each field's scores [seeds, people]: a folder for each seed, the people who have the field by name."""
+    """Each field's scores [seeds, people]: a folder for each seed, the people (or paragraphs) that have the field, by
+    name."""
     of_seeds = [
         read_answers(folder, people).pivot_table(measure, "name", "field", sort=False).sort_index()
         for folder in folders
@@ -147,19 +149,38 @@ def of_fields(folders: list[Path], measure: str, people: slice = EVERYBODY) -> d
     return {field: np.stack([of_seed[field].dropna() for of_seed in of_seeds]) for field in of_seeds[0]}
 
 
-def how_chosen(config: dict, people: int) -> str:
-    """For people to read: of a table in epochs, who is reported and what was chosen on whom."""
-    rates, others = ", ".join(map(str, config["learning_rates"])), people - config["reported"]
-    own = [f", {arm} for {epochs_of(config, arm)}" for arm, keys in config["arms"].items() if "epochs" in (keys or {})]
+def how_asked(config: dict, results: Path) -> str:
+    """For people to read: how many were asked about, and what the intervals and p-values are over."""
+    kinds = {evaluation: asked_about(config, evaluation) for evaluation in config["evaluations"]}
+    counts = [f"{len(read_scores(results / 'untrained' / evaluation))} {kind}" for evaluation, kind in kinds.items()]
+    asked, over = ", ".join(dict.fromkeys(counts)), " or ".join(dict.fromkeys(kinds.values()))
+    of_paragraphs = ""
+    if "paragraphs" in kinds.values():
+        of_paragraphs = " about. A paragraph's score is the mean over its questions, and each paragraph counts alike"
     return (
-        f"Scores are of the first {config['reported']} people of the dataset; the {others} others who are asked about "
+        f"{len(config['seeds'])} seeds, {asked} asked{of_paragraphs}. In brackets: 95 % intervals, by "
+        f"bootstrap over {over} and seeds together; p: paired permutation tests over {over}, two-sided, not corrected "
+        "for their number."
+    )
+
+
+def how_chosen(config: dict, results: Path) -> str:
+    """For people to read: of a table in epochs, who is reported and what was chosen on whom."""
+    first = next(iter(config["evaluations"]))
+    rates, about = ", ".join(map(str, config["learning_rates"])), asked_about(config, first)
+    others = len(read_scores(results / "untrained" / first)) - config["reported"]
+    own = [f", {arm} for {epochs_of(config, arm)}" for arm, keys in config["arms"].items() if "epochs" in (keys or {})]
+    who, which, over = "people of the dataset", "who", "people and fields"
+    if about == "paragraphs":
+        who, which, over = "paragraphs", "that", "questions"
+    return (
+        f"Scores are of the first {config['reported']} {who}; the {others} others {which} are asked about "
         f"are trained on as well. Each arm was trained for {config['epochs']} epochs{''.join(own)}, at each learning "
         f"rate ({rates}), and asked {config['checkpoints']} times, at equal distances. What stands here is its "
-        "checkpoint with the highest exact match, mean over evaluations, seeds, people and fields (among equals: the "
+        f"checkpoint with the highest exact match, mean over evaluations, seeds, {over} (among equals: the "
         "highest F1, then the fewest epochs, then the learning rate listed first), chosen in two ways: by the answers "
-        "about the others, and by those about the reported people themselves, as the paper seems to do. Scores that "
-        "were chosen on the "
-        "reported are too high."
+        f"about the others, and by those about the reported {about} themselves, as the paper seems to do. Scores that "
+        "were chosen on the reported are too high."
     )
 
 
@@ -197,16 +218,13 @@ def summarize(config: dict, results: Path) -> None:
     runs = read_runs(config, results, chosen)
     scores = collect(config, results, chosen)
     trained = of_runs(config, runs)
-    people = len(read_scores(results / "untrained" / next(iter(config["evaluations"]))))
     parts, latex = [f"# {config['table']}\n"], []
     parts.append(
         f"{config['trained']} trained, {config['large']} the large model, {config['small']} the small one; "
-        f"{len(config['seeds'])} seeds, {people} people asked. In brackets: 95 % intervals, by "
-        "bootstrap over people and seeds together; p: paired permutation tests over people, two-sided, not corrected "
-        "for their number.\n"
+        f"{how_asked(config, results)}\n"
     )
     if config.get("epochs"):
-        parts.append(f"{how_chosen(config, people)}\n")
+        parts.append(f"{how_chosen(config, results)}\n")
     tables = shown(scores, config) | by_field(config, results, chosen)
     if config.get("epochs"):
         tables["What was chosen"] = what_was_chosen(config, chosen)

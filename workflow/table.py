@@ -1,7 +1,9 @@
 """What follows from a table's YAML (conf/tables/)."""
 
 import itertools
+import json
 import re
+from pathlib import Path
 
 from utils.config import plain_path
 
@@ -116,18 +118,28 @@ def epochs_of(config: dict, arm: str) -> int:
 
 
 def asked_by(config: dict, evaluation: str) -> dict:
-    """The keys of evaluate.py for one of the table's evaluations."""
-    return {"dataset": config["dataset"]} | (config.get("evaluate") or {}) | (config["evaluations"][evaluation] or {})
+    """The keys of evaluate.py for one of the table's evaluations: about the dataset's people, or free questions."""
+    asked = (config.get("evaluate") or {}) | (config["evaluations"][evaluation] or {})
+    return asked if asked.get("questions") else {"dataset": config["dataset"]} | asked
 
 
-def measured(config: dict) -> list[tuple[str, str]]:
-    """Each evaluation with each of the table's measures; an evaluation without choices has no choice_accuracy."""
+def asked_about(config: dict, evaluation: str) -> str:
+    """What an evaluation's questions share by name: people, or the paragraphs of free questions."""
+    return "paragraphs" if asked_by(config, evaluation).get("questions") else "people"
 
-    def has(evaluation: str, measure: str) -> bool:
-        return measure != "choice_accuracy" or asked_by(config, evaluation).get("choice", True)
 
-    pairs = itertools.product(config["evaluations"], config["measures"])
-    return [(evaluation, measure) for evaluation, measure in pairs if has(evaluation, measure)]
+def measured(config: dict, results: Path) -> list[tuple[str, str]]:
+    """Each evaluation with each of the table's measures that it has: without choices, no choice_accuracy."""
+
+    def means(evaluation: str) -> dict:
+        return json.loads((results / "untrained" / evaluation / "metrics.json").read_text(encoding="utf-8"))["average"]
+
+    return [
+        (evaluation, measure)
+        for evaluation in config["evaluations"]
+        for measure in config["measures"]
+        if means(evaluation)[measure] is not None
+    ]
 
 
 def rates_of(config: dict) -> list[float | None]:

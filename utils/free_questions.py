@@ -1,0 +1,250 @@
+"""Free questions, about any texts: read from CSV, JSONL or SQuAD's JSON, and asked with examples. Needs no torch.
+
+A row holds `question` and `answer`. In JSON `answer` or `answers` may be a list, of texts or of SQuAD's {"text": ...};
+in CSV `|` stands between the answers that are accepted. What paragraph a question is about is told by `paragraph` (what
+it is called) or `context` or `text` (what it says), within `title` if that is there. Where JSON holds lists in lists
+(`data`, `paragraphs`, `qas`, `questions`), a question has the keys of all that it lies in.
+"""
+
+import csv
+import itertools
+import json
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import biography
+from utils.errors import InputError, printable
+from utils.questions import Question, check_blanks, with_examples
+
+# The lists of SQuAD's JSON, and what an error calls one of each.
+LISTS = {"data": "article", "paragraphs": "paragraph", "qas": "question", "questions": "question"}
+
+# The field of all questions where no `group` is asked for.
+ALL = "all"
+
+
+@dataclass
+class FreeQuestion:
+    """answers: all that are accepted, the first of which is the gold answer; none where there is no answer.
+
+    paragraph: what tells its paragraph from others; name: what the results call that; group: by what its scores are
+    given; place: what an error calls the question ("q.csv: row 3").
+    """
+
+    question: str
+    answers: list[str]
+    paragraph: tuple
+    name: str
+    group: str
+    place: str
+
+
+def read(path: str, group: str | None = None) -> list[FreeQuestion]:
+    """All questions of the file, in its order; `group` names the column that their scores are given by.
+
+    Raises InputError that names the file, and the row where it is one's: a question, an answer or a group that is
+    missing or empty.
+    """
+    found = []
+    # Of each title the paragraphs that are told by what they say, numbered as they come.
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
+    for place, cells in rows(path):
+        if "question" not in cells:
+            raise InputError(f"{place} has no 'question' ({columns_of(cells)})")
+        question = text_in(place, cells, "question")
+        title = text_in(place, cells, "title") if "title" in cells else ""
+        said = next((column for column in ("context", "text") if column in cells), None)
+        if "paragraph" in cells:
+            called = text_in(place, cells, "paragraph")
+            paragraph, name = (title, called), f"{title} ({called})" if title else called
+        elif said:
+            content = text_in(place, cells, said)
+            number = numbers[title].setdefault(content, len(numbers[title]) + 1)
+            paragraph, name = (title, content), f"{title} ({number})" if title else f"paragraph {number}"
+        elif title:
+            paragraph, name = (title,), title
+        else:
+            paragraph, name = ("question", question), place.removeprefix(f"{path}: ")
+        if group is not None and group not in cells:
+            raise InputError(f"group={group}: {place} has no such column ({columns_of(cells)})")
+        of_group = ALL if group is None else text_in(place, cells, group)
+        found.append(FreeQuestion(question, answers_in(place, cells), paragraph, name, of_group, place))
+    if not found:
+        raise InputError(f"{path}: no questions")
+    if not any(one.answers for one in found):
+        raise InputError(f"{path}: no question has an answer")
+    return found
+
+
+def ask(
+    questions: list[FreeQuestion], pool: list[FreeQuestion], template: str, shots: int, seed: int
+) -> list[Question]:
+    """Each question that has an answer, in their order, with `shots` examples from the pool.
+
+    A question's examples depend on the pool, the seed, its paragraph and itself, not on what else is asked. None is
+    about its paragraph, and none is the same question about another.
+    """
+    template = "\n".join(template.strip().splitlines())
+    check_blanks("the template", template, "question")
+    pool = [example for example in pool if example.answers]
+    shared = Counter(itertools.chain(*((example.paragraph, example.question) for example in pool)))
+    choices = choices_of(questions)
+    asked = []
+    for one in questions:
+        if not one.answers:
+            continue
+        draw = random.Random(f"{seed} {one.paragraph} {one.question}")
+        # So many that enough remain, whichever are drawn.
+        drawn = draw.sample(pool, min(len(pool), shots + shared[one.paragraph] + shared[one.question]))
+        others = [other for other in drawn if other.paragraph != one.paragraph and other.question != one.question]
+        if len(others) < shots:
+            raise InputError(
+                f"shots={shots}: the examples have {len(others)} questions about other paragraphs than that of "
+                f"{one.place}"
+            )
+        examples = [(template.replace("{question}", other.question), other.answers[0]) for other in others[:shots]]
+        asked.append(
+            Question(
+                field=one.group,
+                name=one.name,
+                prompt=with_examples(examples, template.replace("{question}", one.question)),
+                answer=one.answers[0],
+                choices=choices_for(one, choices[one.group]),
+                place=one.place,
+                accepted=one.answers,
+                question=one.question,
+            )
+        )
+    return asked
+
+
+def choices_of(questions: list[FreeQuestion]) -> dict[str, list[str]]:
+    """For each group the gold answers that occur in it, or none where they hardly repeat: where each is given fewer
+    than twice on average there is little to choose among, and the work grows with the square of the questions."""
+    golds = defaultdict(list)
+    for one in questions:
+        golds[one.group] += one.answers[:1]
+    different = {group: sorted(set(of_group)) for group, of_group in golds.items()}
+    return {group: found if 2 * len(found) <= len(golds[group]) else [] for group, found in different.items()}
+
+
+def choices_for(question: FreeQuestion, choices: list[str]) -> list[str]:
+    """Without the other answers that are accepted; none where nothing is left beside the gold answer."""
+    left = [choice for choice in choices if choice not in question.answers[1:]]
+    return left if len(left) > 1 else []
+
+
+def rows(path: str) -> Iterator[tuple[str, dict]]:
+    """(place, columns) of each question in the file, whatever its columns."""
+    read_file = {".csv": csv_rows, ".jsonl": jsonl_rows, ".json": json_rows}.get(Path(path).suffix.lower())
+    if read_file is None:
+        raise InputError(f"{path}: must be a .csv, .jsonl or .json file")
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path}: not a file")
+    try:
+        yield from read_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not in UTF-8; save it so ({error})") from error
+
+
+def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
+    row = 0
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            columns = reader.fieldnames or []
+            for needed in ("question", "answer"):
+                if columns.count(needed) != 1:
+                    raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {columns})")
+            for row, cells in enumerate(reader, start=1):
+                biography.check_width(path, row, cells)
+                yield f"{path}: row {row}", cells | {"answer": cells["answer"].split("|")}
+    except csv.Error as error:
+        raise biography.unreadable(path, row, error) from error
+
+
+def jsonl_rows(path: str) -> Iterator[tuple[str, dict]]:
+    with open(path, encoding="utf-8-sig") as opened:
+        for number, line in enumerate(opened, start=1):
+            if line.strip():
+                yield from questions_in(f"{path}: line {number}", parsed(f"{path}: line {number}", line))
+
+
+def json_rows(path: str) -> Iterator[tuple[str, dict]]:
+    content = parsed(path, Path(path).read_text(encoding="utf-8-sig"))
+    if not isinstance(content, list):
+        return questions_in(path, content)
+    return itertools.chain(*(questions_in(f"{path}: item {number}", one) for number, one in enumerate(content, 1)))
+
+
+def parsed(place: str, content: str) -> object:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} can't be read as JSON: {error}") from error
+
+
+def questions_in(place: str, item: object) -> Iterator[tuple[str, dict]]:
+    """The questions in a JSON object, each with the object's own keys; itself, where it holds no list of them."""
+    if not isinstance(item, dict):
+        raise InputError(f"{place} is no JSON object: {printable(str(item), 40)}")
+    inside = next((key for key in LISTS if key in item), None)
+    if inside is None:
+        yield place, item
+        return
+    if not isinstance(item[inside], list):
+        raise InputError(f"{place}: {inside!r} is no list")
+    outer = {key: value for key, value in item.items() if key != inside}
+    for number, one in enumerate(item[inside], start=1):
+        of_one = f"{place}, {LISTS[inside]} {number}"
+        yield from questions_in(of_one, outer | one if isinstance(one, dict) else one)
+
+
+def text_in(place: str, cells: dict, column: str) -> str:
+    return text_of(place, column, cells[column])
+
+
+def text_of(place: str, column: str, value: object) -> str:
+    """A value without the white space around it; InputError where it is empty, or no text."""
+    if isinstance(value, (int, float)):
+        value = str(value)
+    if not isinstance(value, str):
+        raise InputError(f"{place}: {column!r} is no text: {printable(str(value), 40)}")
+    if not value.strip():
+        raise InputError(f"{place} has an empty {column}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: {column!r} holds half of a character: {error.reason}") from error
+    return value.strip()
+
+
+def answers_in(place: str, cells: dict) -> list[str]:
+    """The answers that are accepted, on one line each; none where the row says that there is none: an empty list, or
+    SQuAD's `is_impossible`."""
+    if cells.get("is_impossible") in (True, "true", "True"):
+        return []
+    column = next((column for column in ("answers", "answer") if column in cells), None)
+    if column is None:
+        raise InputError(f"{place} has no 'answer' ({columns_of(cells)})")
+    given = cells[column]
+    if isinstance(given, dict):  # as the datasets library has SQuAD: {"text": [...]}
+        given = given.get("text")
+    texts = [
+        one.get("text") if isinstance(one, dict) else one for one in (given if isinstance(given, list) else [given])
+    ]
+    # An example's answer stands on a line, and the model's ends with its line.
+    answers = (re.sub(r"\s*[\r\n]\s*", " ", text_of(place, "answer", one)) for one in texts)
+    return list(dict.fromkeys(answers))
+
+
+def columns_of(cells: dict) -> str:
+    return f"it has: {', '.join(map(str, cells)) or 'nothing'}"
