@@ -25,6 +25,7 @@ from utils.config import (
     one_of,
     optional,
     script,
+    text,
     text_or_mapping,
 )
 from utils.errors import InputError
@@ -42,7 +43,9 @@ def layer_numbers(value: object) -> Sequence[int]:
 
 RULES = {
     "model": model(),
-    "dataset": file(),
+    "dataset": file(or_folder=True),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
     "save_name": file_name(),
     "dtype": dtype(),
     "quant": optional(mapping()),
@@ -67,8 +70,8 @@ def main(config):
 
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     """The stage itself; `folder` is for what it keeps until the dump is written."""
-    tagged = list(biography.read_texts(config.dataset))
-    texts = list(map(biography.strip_tags, tagged))
+    found = list(biography.read(config.dataset, config.text_column, config.tags))
+    texts, tagged = [plain for plain, _ in found], [with_tags or plain for plain, with_tags in found]
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     from omegaconf import OmegaConf

@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 
 from utils import artifacts, biography, resume
 from utils.arguments import build
-from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text
+from utils.config import boolean, dtype, file, mapping, model, one_of, optional, path, script, seed, text
 from utils.errors import InputError, one_line, unwritten
 
 RULES = {
     "model": model(),
-    "dataset": file(),
+    "dataset": file(or_folder=True),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
     "model_dir": path(),
     "seed": seed(),
     "resume": boolean(),
@@ -57,7 +59,7 @@ def train(config) -> None:
     """The stage itself, by a run that has model_dir for itself."""
     model_dir = Path(config.model_dir)
     record = model_dir / "run.json"
-    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
+    texts = [plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
             f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
