@@ -25,6 +25,7 @@ RULES = {
     "augment_type": one_of("random", "attention"),
     "alpha": number(0, 1),
     "beta": optional(number(0)),
+    "rank_unit": one_of("token", "percent"),
     "multiply": integer(1),
     "attn_weights": optional(path()),
     "model": tokenizer(),
@@ -92,7 +93,8 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")
         offsets, bounds = tokens.end_to_end(encoded)
         if guided:
-            keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
+            of_tokens = weights_of(weights, first, encoded)
+            keep = dropout.keep_by_rank(of_tokens, bounds, config.alpha, config.beta, config.rank_unit)
         else:
             keep = dropout.keep_all_alike(len(offsets), config.alpha)
         keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
@@ -154,6 +156,8 @@ def check_guidance(config: Mapping) -> None:
             raise InputError(f"augment_type=attention needs {key}=...")
         if not guided and config.get(key) is not None:
             raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
+    if not guided and config["rank_unit"] != "token":
+        raise InputError("rank_unit has no meaning for augment_type=random; leave it out")
 
 
 def read_plain(config: Mapping) -> Iterator[str]:

@@ -132,6 +132,12 @@ EARLY = [
     (f"{SAVE} layers=[-1]", "layers=[-1]: must be a list of whole numbers from 0, such as [0,1]"),
     (f"{SAVE} queries=none", "queries=none: must be one of: following, before_fields"),
     (f"{SAVE} prepend_bos=maybe", "prepend_bos=maybe: must be one of: auto, True, False"),
+    (f"{SAVE} window=1", "window=1: must be a whole number from 2"),
+    (f"{SAVE} stride=0", "stride=0: must be a whole number from 1"),
+    (f"{SAVE} window=9 stride=9", "stride=9: must be below window=9, so that windows overlap"),
+    (f"{TRAIN} window=9 stride=10", "stride=10: must be below window=9, so that windows overlap"),
+    (f"{RANDOM} rank_unit=share", "rank_unit=share: must be one of: token, percent"),
+    (f"{RANDOM} rank_unit=percent", "rank_unit has no meaning for augment_type=random; leave it out"),
     (f"{SAVE} dtype=half", "dtype=half: must be one of: auto, bfloat16, float16, float32"),
     (f"{SAVE} quant=8", "quant=8: must hold keys and values"),
     (f"{SAVE} device_map=1", "device_map=1: must be a name; one of digits goes in quotes: \"key='1'\""),
@@ -301,6 +307,13 @@ EARLY = [
 
 # Known to the libraries alone, or to be seen in a model's files. Lines that begin so are the script's own.
 LATE = [
+    # Long texts
+    (f"{SAVE} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
+    (f"{TRAIN} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
+    (
+        f"{SAVE} window=4 stride=3",
+        "stride=3: must be from 1 to below 3, the window of 4 tokens without special ones; give another …",
+    ),
     # Arguments of libraries
     (f"{TRAIN} +trainer.learningrate=1", "trainer: unknown key learningrate: did you mean learning_rate?"),
     (f"{TRAIN} trainer.learning_rate=abc", "trainer.learning_rate=abc: must be a number"),

@@ -284,14 +284,14 @@ def csv_rows(texts: Iterable[str], header: bool) -> bytes:
     return rows.getvalue().encode("utf-8")
 
 
-def chunks(texts: Iterable[str], characters: int) -> Iterator[tuple[int, list[str]]]:
+def chunks(texts: Iterable, characters: int, length: Callable[[object], int] = len) -> Iterator[tuple[int, list]]:
     """Yield each chunk's first text's number, from 0, and its texts; a text of more characters is a chunk by itself."""
     first, chunk, held = 0, [], 0
     for text in texts:
-        if chunk and held + len(text) > characters:
+        if chunk and held + length(text) > characters:
             yield first, chunk
             first, chunk, held = first + len(chunk), [], 0
         chunk.append(text)
-        held += len(text)
+        held += length(text)
     if chunk:
         yield first, chunk
