@@ -79,7 +79,7 @@ def main(config):
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     """The stage itself; `folder` is for what it keeps until the dump is written.
 
-    The texts are read three times, so that however many they are they never lie in memory: to find what is wrong with
+    The texts are read several times, so that however many they are they never lie in memory: to find what is wrong with
     them before torch is imported, to count what there is to do, and to do it.
     """
     of_texts = hashlib.sha256()
@@ -95,18 +95,19 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     # Prepare data
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    of_model = configuration(config.model, config.trust_remote_code)
+    if config.queries == "before_fields":
+        totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
     layers = None if config.layers is None else sorted(set(config.layers))
     if layers is not None:
-        check_layers(layers, of_model)
-    window = windows.size(config.window, tokens.context(of_model), config.model)
-    count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
+        check_layers(layers, config.model, config.trust_remote_code)
 
     # Prepare model
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
-    tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
+    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
+    tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
 
     # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to.
     settings = OmegaConf.to_container(config)
@@ -242,19 +243,15 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
     return count, long, in_batches, highest
 
 
-def configuration(model: str, trust_remote_code: bool):
-    """The model's configuration alone: its weights may take minutes to load."""
+def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
+    """Raise InputError where the model's configuration has no such layer: its weights may take minutes to load."""
     from transformers import AutoConfig
 
     source = tokens.source(adapter_base(model) or model)
     try:
-        return AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
+        of_model = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise tokens.cannot_load("configuration", model, error) from error
-
-
-def check_layers(layers: list[int], of_model) -> None:
-    """Raise InputError where the model's configuration has no such layer."""
     count = of_model.get_text_config().num_hidden_layers
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
