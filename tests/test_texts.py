@@ -78,6 +78,8 @@ def test_a_folder_of_text_files(tmp_path):
     # Lines end as in all text files, and what ends the last is no part of the text.
     expected = [text.replace("\r\n", "\n").strip() for text in TEXTS]
     (folder / "notes.md").write_text("no text")
+    (folder / ".hidden.txt").write_text("no text")
+    (folder / "folder.txt").mkdir()
     (folder / "deeper").mkdir()
     (folder / "deeper/9.txt").write_text("no text")
     (folder / "010.TXT").write_text("\ufefflast\r\n", newline="")

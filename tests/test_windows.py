@@ -139,11 +139,10 @@ def save(models, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("include_self", [False, True])
+@pytest.mark.parametrize(("include_self", "queries"), [(False, "following"), (True, "before_fields")])
 @pytest.mark.parametrize(
     ("kind", "prepend_bos"), [("bos", "auto"), ("bos", False), ("no bos", "auto"), ("no bos", False)]
 )
-@pytest.mark.parametrize("queries", ["following", "before_fields"])
 def test_the_dump_is_the_slow_definition(save, models, kind, prepend_bos, include_self, queries, capsys):
     window, stride = 17, 7
     keys = {"window": window, "stride": stride, "prepend_bos": prepend_bos, "include_self": include_self}

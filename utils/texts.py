@@ -172,7 +172,8 @@ def _txt(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 
 def _folder(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".txt")
+    named = (file for file in path.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
+    files = sorted(file for file in named if file.is_file())
     if not files:
         raise InputError(f"{path}: the folder holds no .txt file; name the file of texts in it, if there is one")
     for file in files:
