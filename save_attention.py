@@ -82,9 +82,9 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     The texts are read several times, so that however many they are they never lie in memory: to find what is wrong with
     them before torch is imported, to count what there is to do, and to do it.
     """
-    of_texts = hashlib.sha256()
+    digest = hashlib.sha256()
     for plain, tagged in biography.read(config.dataset, config.text_column, config.tags):
-        of_texts.update(f"{tagged or plain}\0".encode())
+        digest.update(f"{tagged or plain}\0".encode())
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     from omegaconf import OmegaConf
@@ -113,17 +113,17 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     # some 5 bytes a token.
     settings = OmegaConf.to_container(config)
     read_with = {
-        "texts_sha256": of_texts.hexdigest(),
+        "texts_sha256": digest.hexdigest(),
         "tokenizer": tokens.fingerprint(tokenizer),
         "weights_sha256": weights_hash(language_model),
         "device": language_model.device.type,
     }
     kept = Kept(folder, made_by(settings, **read_with))
-    of_before = dict(kept.read(config.resume)) if is_main_process() else {}
-    done = of_first(set(of_before))
+    kept_values = dict(kept.read(config.resume)) if is_main_process() else {}
+    done = of_first(set(kept_values))
 
     # Read attention
-    written = attention_dump.Unfinished(folder) if is_main_process() else None
+    dump = attention_dump.Unfinished(folder) if is_main_process() else None
     begins_special = True
     first_batch = 0
     to_do = my_share([number for number in range(in_batches) if number not in done])
@@ -134,36 +134,28 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
             values = {}
             for number in my_share([number for number in numbers if number not in done]):
                 batch = [part.windows[index] for index in part.batches[number - numbers.start]]
-                counted = [fed.queries for fed in batch] if config.queries == "before_fields" else None
-                received = receive.texts([fed.input_ids for fed in batch], counted)
-                values[number] = [of_window[fed.reads] for fed, of_window in zip(batch, received, strict=True)]
-                for fed, of_window in zip(batch, values[number], strict=True):
-                    if not np.isfinite(of_window).all():
-                        raise InputError(
-                            f"{config.dataset}: row {fed.row}: the attention of {config.model} is not a number (NaN): "
-                            "its training diverged, or dtype=float32 helps"
-                        )
+                values[number] = received_by(receive, batch, config)
                 kept.add([number, [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in values[number]]])
                 bar.update()
             values = gathered(values)
-            if written is None:
+            if dump is None:
                 continue
-            for number in of_before.keys() & numbers:
-                values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in of_before.pop(number)]
-            of_window = {
+            for number in kept_values.keys() & numbers:
+                values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in kept_values.pop(number)]
+            by_window = {
                 index: row
                 for number in numbers
                 for index, row in zip(part.batches[number - numbers.start], values[number], strict=True)
             }
             # A text's windows, one behind the other, have a value for each of its tokens, in order.
-            offsets = [of_text.offsets for of_text in part.encoded]
-            written.add(part.text_sha256, offsets, [of_window[index] for index in range(len(of_window))])
-            begins_special &= all(0 not in of_text.positions for of_text in part.encoded)
-    if written is None:
+            offsets = [encoded_text.offsets for encoded_text in part.encoded]
+            dump.add(part.text_sha256, offsets, [by_window[index] for index in range(len(by_window))])
+            begins_special &= all(0 not in encoded_text.positions for encoded_text in part.encoded)
+    if dump is None:
         return
 
     # Save
-    of_dump = {
+    dump_settings = {
         "include_self": config.include_self,
         # What was fed, whoever put it there: a dump with a special token first compares with any other such.
         "prepend_bos": begins_special,
@@ -172,17 +164,17 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         "dtype": str(language_model.dtype).removeprefix("torch."),
     }
     if getattr(language_model, "is_quantized", False):
-        of_dump["quant"] = OmegaConf.to_container(config.quant)
+        dump_settings["quant"] = OmegaConf.to_container(config.quant)
     # Where no text was cut, any window gives the same.
     if long:
-        of_dump |= {"window": window, "stride": windows.step(window, config.stride)}
+        dump_settings |= {"window": window, "stride": windows.step(window, config.stride)}
         print(f"{long} of {count} texts are longer than {window} tokens and were read in windows")
-    written.write(config.save_name, config.model, read_with["tokenizer"], of_dump, artifacts.record(settings))
-    print(f"{dump_path}: {count} texts, {sum(written.tokens):,} tokens of {config.model}")
+    dump.write(config.save_name, config.model, read_with["tokenizer"], dump_settings, artifacts.record(settings))
+    print(f"{dump_path}: {count} texts, {sum(dump.tokens):,} tokens of {config.model}")
 
 
 @dataclass
-class Fed:
+class FedWindow:
     """One window of a text, as the model is fed it.
 
     input_ids: list of t ids; reads: int64, which of them values are wanted of (see utils.windows); queries: int64,
@@ -204,7 +196,7 @@ class Part:
     text_sha256: list[str]
     encoded: list[tokens.Encoded]
     long: int
-    windows: list[Fed]
+    windows: list[FedWindow]
     batches: list[list[int]]
 
 
@@ -220,16 +212,31 @@ def parts(config: Mapping, tokenizer, window: int | None) -> Iterator[Part]:
         if config.queries == "before_fields":
             queries = before_fields([tagged for _, tagged in chunk], encoded, config.dataset, first)
         fed, long = [], 0
-        for number, of_text in enumerate(encoded):
-            cut = windows.windows(of_text, window, config.stride)
+        for number, encoded_text in enumerate(encoded):
+            cut = windows.windows(encoded_text, window, config.stride)
             long += len(cut) > 1
-            ids = np.array(of_text.input_ids)
+            ids = np.array(encoded_text.input_ids)
             for places, reads, _ in cut:
                 counted = None if queries is None else np.flatnonzero(np.isin(places, queries[number]))
-                fed.append(Fed(ids[places].tolist(), reads, counted, first + number + 1))
+                fed.append(FedWindow(ids[places].tolist(), reads, counted, first + number + 1))
         hashes = list(map(attention_dump.text_hash, plain))
-        in_batches = batches([len(of_window.input_ids) for of_window in fed], config.batch_tokens)
+        in_batches = batches([len(fed_window.input_ids) for fed_window in fed], config.batch_tokens)
         yield Part(first, hashes, encoded, long, fed, in_batches)
+
+
+def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.ndarray]:
+    """float32, for each window, what those of its tokens receive that values are wanted of; InputError, naming the row,
+    where that is no number."""
+    queries = [window.queries for window in batch] if config.queries == "before_fields" else None
+    received = receive.texts([window.input_ids for window in batch], queries)
+    values = [of_all[window.reads] for window, of_all in zip(batch, received, strict=True)]
+    for window, wanted in zip(batch, values, strict=True):
+        if not np.isfinite(wanted).all():
+            raise InputError(
+                f"{config.dataset}: row {window.row}: the attention of {config.model} is not a number (NaN): its "
+                "training diverged, or dtype=float32 helps"
+            )
+    return values
 
 
 def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:

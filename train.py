@@ -168,15 +168,15 @@ def train(config) -> None:
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
     window = windows.size(config.window, tokens.context(language_model.config), config.model)
     rows, long, examples = tokens.embedding_rows(language_model), 0, []
-    for row, (plain, of_text) in enumerate(zip(texts, encoded, strict=True), start=1):
-        tokens.check_ids(of_text, rows, f"{config.dataset}: row {row}")
-        ids = np.array(of_text.input_ids)
+    for row, (plain, encoded_text) in enumerate(zip(texts, encoded, strict=True), start=1):
+        tokens.check_ids(encoded_text, rows, f"{config.dataset}: row {row}")
+        ids = np.array(encoded_text.input_ids)
         to_learn = ids.copy()
         if not config.loss_on_blanks:
-            for position, (start, end) in zip(of_text.positions, of_text.offsets, strict=True):
+            for position, (start, end) in zip(encoded_text.positions, encoded_text.offsets, strict=True):
                 if plain[start:end].isspace():
                     to_learn[position] = -100
-        cut = windows.windows(of_text, window, config.stride)
+        cut = windows.windows(encoded_text, window, config.stride)
         long += len(cut) > 1
         for places, _, learns in cut:
             # Nothing predicts the first token; some models would count it all the same in the mean over the batch.

@@ -68,21 +68,21 @@ def test_each_token_is_read_where_most_follow_it_and_learnt_where_most_precede_i
         window, stride = before + width + behind, draw.randrange(1, width)
         # At its two ends a text has characters: what has none there counts as special.
         hollow = {token for token in range(1, own - 1) if draw.random() < 0.1}
-        of_text = text_of(before, own, behind, hollow)
-        found = windows.windows(of_text, window, stride)
+        encoded_text = text_of(before, own, behind, hollow)
+        found = windows.windows(encoded_text, window, stride)
         expected = places_of_windows(before, own, behind, window, stride)
-        assert [of_window.places.tolist() for of_window in found] == expected
+        assert [fed_window.places.tolist() for fed_window in found] == expected
         short += len(expected) > 1 and len(expected[-1]) < window
         whole += len(expected) == 1
         read = [
-            (number, of_window.places[index]) for number, of_window in enumerate(found) for index in of_window.reads
+            (number, fed_window.places[index]) for number, fed_window in enumerate(found) for index in fed_window.reads
         ]
-        assert read == [(slow_choice(token, expected, "following"), token) for token in of_text.positions]
+        assert read == [(slow_choice(token, expected, "following"), token) for token in encoded_text.positions]
         learnt = [
-            (number, of_window.places[index]) for number, of_window in enumerate(found) for index in of_window.learns
+            (number, fed_window.places[index]) for number, fed_window in enumerate(found) for index in fed_window.learns
         ]
         # A bos token before a later window is learnt no more than the first; an id behind the text comes once alone.
-        behind_first = [token for token in of_text.input_ids[1:] if token >= before]
+        behind_first = [token for token in encoded_text.input_ids[1:] if token >= before]
         assert learnt == [
             *((0, token) for token in range(1, before)),
             *((slow_choice(token, expected, "preceding"), token) for token in behind_first),
@@ -95,10 +95,10 @@ def test_each_token_is_read_where_most_follow_it_and_learnt_where_most_precede_i
 
 
 def test_a_text_without_characters_is_cut_as_well():
-    of_text = Encoded(list(range(7)), np.zeros(0, np.int64), np.zeros((0, 2), np.int32), np.zeros(0, bool))
-    found = windows.windows(of_text, 4, 2)
-    assert [of_window.places.tolist() for of_window in found] == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6]]
-    assert not any(len(of_window.reads) for of_window in found)
+    encoded_text = Encoded(list(range(7)), np.zeros(0, np.int64), np.zeros((0, 2), np.int32), np.zeros(0, bool))
+    found = windows.windows(encoded_text, 4, 2)
+    assert [fed_window.places.tolist() for fed_window in found] == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6]]
+    assert not any(len(fed_window.reads) for fed_window in found)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(4, 3), (4, None), (3, None), (5, 4)])
@@ -154,22 +154,22 @@ def test_the_dump_is_the_slow_definition(save, models, kind, prepend_bos, includ
     plain = [text.replace("<", "\0").replace(">", "\0").split("\0") for text in TEXTS]
     plain = ["".join(part for part in parts if part.strip("/") not in TAGS) for parts in plain]
     for tagged, text, row in zip(TEXTS, plain, dump.rows, strict=True):
-        (of_text,) = tokens.encode(tokens.load_tokenizer(str(models[kind])), [text], prepend_bos)
-        before = len(of_text.input_ids) - len(of_text.positions)
+        (encoded_text,) = tokens.encode(tokens.load_tokenizer(str(models[kind])), [text], prepend_bos)
+        before = len(encoded_text.input_ids) - len(encoded_text.positions)
         assert before == (prepend_bos is not False)
-        fed = places_of_windows(before, len(of_text.positions), 0, window, stride)
+        fed = places_of_windows(before, len(encoded_text.positions), 0, window, stride)
         counted = None
         if queries == "before_fields":
             starts = [len(strip(tagged[: tagged.index(f"<{tag}>")])) for tag in TAGS if f"<{tag}>" in tagged]
-            ends = of_text.offsets[:, 1]
+            ends = encoded_text.offsets[:, 1]
             counted = [before + max(np.flatnonzero(ends <= start)) for start in starts if (ends <= start).any()]
         received = []
         for places in fed:
-            maps = maps_of(model, [of_text.input_ids[place] for place in places])
+            maps = maps_of(model, [encoded_text.input_ids[place] for place in places])
             among = counted and [places.index(place) for place in counted if place in places]
             received.append(from_maps(maps, include_self, among))
         expected = []
-        for place in of_text.positions:
+        for place in encoded_text.positions:
             number = slow_choice(place, fed, "following")
             expected.append(received[number][fed[number].index(place)])
         np.testing.assert_allclose(row.values, expected, rtol=RELATIVE, atol=1e-9)

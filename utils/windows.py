@@ -65,13 +65,15 @@ def step(window: int, stride: int | None) -> int:
     return window // 2 if stride is None else stride
 
 
-def windows(of_text: Encoded, window: int | None, stride: int | None) -> list[Window]:
+def windows(encoded_text: Encoded, window: int | None, stride: int | None) -> list[Window]:
     """The whole text as one, where it is no longer than `window`. Raises InputError where windows could not overlap."""
-    count = len(of_text.input_ids)
+    count = len(encoded_text.input_ids)
     if window is None or count <= window:
-        return [Window(np.arange(count), of_text.positions, np.arange(1, count))]
+        return [Window(np.arange(count), encoded_text.positions, np.arange(1, count))]
     stride = step(window, stride)
-    begin, end = (of_text.positions[0], of_text.positions[-1] + 1) if len(of_text.positions) else (0, count)
+    begin, end = (
+        (encoded_text.positions[0], encoded_text.positions[-1] + 1) if len(encoded_text.positions) else (0, count)
+    )
     width = window - begin - (count - end)
     if not 0 < stride < width:
         raise InputError(
@@ -84,7 +86,7 @@ def windows(of_text: Encoded, window: int | None, stride: int | None) -> list[Wi
         stop = count if last else first + width
         places = np.concatenate([np.arange(begin), np.arange(first, stop)])
         own = np.arange(len(places)) >= begin
-        has_characters = np.isin(places, of_text.positions)
+        has_characters = np.isin(places, encoded_text.positions)
         reads = own & has_characters & ((places < first + stride) | last)
         found.append(Window(places, np.flatnonzero(reads), np.flatnonzero(places >= learnt)))
         learnt = stop
