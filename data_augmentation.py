@@ -156,7 +156,7 @@ def check_guidance(config: Mapping) -> None:
             raise InputError(f"augment_type=attention needs {key}=...")
         if not guided and config.get(key) is not None:
             raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
-    if not guided and config["rank_unit"] != "token":
+    if not guided and config.get("rank_unit", "token") != "token":
         raise InputError("rank_unit has no meaning for augment_type=random; leave it out")
 
 
