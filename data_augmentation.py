@@ -12,14 +12,12 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from utils import artifacts, attention_dump, biography
-from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, tokenizer
+from utils import artifacts, attention_dump, biography, texts
+from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, text, tokenizer
 from utils.errors import InputError
 from utils.kept import Kept, made_by
 
@@ -27,10 +25,13 @@ RULES = {
     "augment_type": one_of("random", "attention"),
     "alpha": number(0, 1),
     "beta": optional(number(0)),
+    "rank_unit": one_of("token", "percent"),
     "multiply": integer(1),
     "attn_weights": optional(path()),
     "model": tokenizer(),
-    "dataset": file(),
+    "dataset": file(or_folder=True),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
     "save_name": file_name(),
     "seed": integer(0),
     "blank": one_of("spaces", "delete", "collapse"),
@@ -59,7 +60,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
     of_texts = hashlib.sha256()
-    plain = hashed(read_plain(config.dataset), of_texts)
+    plain = hashed(read_plain(config), of_texts)
     if guided:
         count = attention_dump.check_texts(weights, plain, config.attn_weights, config.dataset)
     else:
@@ -85,13 +86,15 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     kept = Kept(folder, made_by(settings, **drawn_with))
     unfinished = folder / "variants.csv"
     so_far, digest = begun(kept.read(config.resume), unfinished)
-    for first, chunk in chunks(tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)):
+    shown = tqdm(read_plain(config), total=count, desc="texts", dynamic_ncols=True)
+    for first, chunk in texts.chunks(shown, CHUNK_CHARACTERS):
         if first < so_far["texts"]:
             continue
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")
         offsets, bounds = tokens.end_to_end(encoded)
         if guided:
-            keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
+            of_tokens = weights_of(weights, first, encoded)
+            keep = dropout.keep_by_rank(of_tokens, bounds, config.alpha, config.beta, config.rank_unit)
         else:
             keep = dropout.keep_all_alike(len(offsets), config.alpha)
         keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
@@ -113,10 +116,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
             ]
         so_far["rows"] += len(variants)
         so_far["texts"] = first + len(chunk)
-        rows = io.StringIO(newline="")
-        writer = csv.writer(rows, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([text] for text in ([] if first else ["text"]) + variants)
-        written = rows.getvalue().encode("utf-8")
+        written = texts.csv_rows(variants, header=first == 0)
         with artifacts.writing(unfinished), open(unfinished, "ab") as opened:
             opened.write(written)
         digest.update(written)
@@ -156,30 +156,19 @@ def check_guidance(config: Mapping) -> None:
             raise InputError(f"augment_type=attention needs {key}=...")
         if not guided and config.get(key) is not None:
             raise InputError(f"{key} has no meaning for augment_type=random; leave it out")
+    if not guided and config.get("rank_unit", "token") != "token":
+        raise InputError("rank_unit has no meaning for augment_type=random; leave it out")
 
 
-def read_plain(dataset: str) -> Iterator[str]:
-    return map(biography.strip_tags, biography.read_texts(dataset))
+def read_plain(config: Mapping) -> Iterator[str]:
+    return (plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags))
 
 
-def hashed(texts: Iterable[str], digest) -> Iterator[str]:
+def hashed(plain_texts: Iterable[str], digest) -> Iterator[str]:
     """The texts as they are; `digest`, one of hashlib's, takes them in on the way."""
-    for plain in texts:
+    for plain in plain_texts:
         digest.update(f"{plain}\0".encode())
         yield plain
-
-
-def chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield each chunk's first text's number, from 0, and its texts; a text of more characters is a chunk by itself."""
-    first, chunk, characters = 0, [], 0
-    for plain in texts:
-        if chunk and characters + len(plain) > CHUNK_CHARACTERS:
-            yield first, chunk
-            first, chunk, characters = first + len(chunk), [], 0
-        chunk.append(plain)
-        characters += len(plain)
-    if chunk:
-        yield first, chunk
 
 
 if __name__ == "__main__":

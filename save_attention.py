@@ -7,12 +7,14 @@ Several processes share the work: torchrun --nproc-per-node 2 save_attention.py 
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, tokens
+from utils import artifacts, attention_dump, biography, texts, tokens, windows
 from utils.adapters import adapter_base
 from utils.config import (
     boolean,
@@ -25,10 +27,14 @@ from utils.config import (
     one_of,
     optional,
     script,
+    text,
     text_or_mapping,
 )
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+
+# At a time: enough for batches of like length, few enough to stay small.
+CHUNK_CHARACTERS = 1_000_000
 
 
 def layer_numbers(value: object) -> Sequence[int]:
@@ -42,7 +48,9 @@ def layer_numbers(value: object) -> Sequence[int]:
 
 RULES = {
     "model": model(),
-    "dataset": file(),
+    "dataset": file(or_folder=True),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
     "save_name": file_name(),
     "dtype": dtype(),
     "quant": optional(mapping()),
@@ -53,6 +61,8 @@ RULES = {
     "queries": one_of("following", "before_fields"),
     "layers": optional(layer_numbers),
     "prepend_bos": one_of("auto", True, False),
+    "window": optional(integer(2)),
+    "stride": optional(integer(1)),
     "batch_tokens": integer(1),
     "resume": boolean(),
 }
@@ -60,28 +70,33 @@ RULES = {
 
 @script("save_attention", RULES, writes=["save_name"])
 def main(config):
+    windows.check_stride(config)
     dump_path = attention_dump.dump_path(config.save_name)
     with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json")) as folder:
         extract(config, dump_path, folder)
 
 
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
-    """The stage itself; `folder` is for what it keeps until the dump is written."""
-    tagged = list(biography.read_texts(config.dataset))
-    texts = list(map(biography.strip_tags, tagged))
+    """The stage itself; `folder` is for what it keeps until the dump is written.
+
+    The texts are read several times, so that however many they are they never lie in memory: to find what is wrong with
+    them before torch is imported, to count what there is to do, and to do it.
+    """
+    digest = hashlib.sha256()
+    for plain, tagged in biography.read(config.dataset, config.text_column, config.tags):
+        digest.update(f"{tagged or plain}\0".encode())
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     from omegaconf import OmegaConf
 
     from utils import received_attention
     from utils.models import load_model, weights_hash
-    from utils.padding import batches
     from utils.processes import gathered, is_main_process, my_share, of_first, progress
 
     # Prepare data
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    encoded = tokens.encode(tokenizer, texts, config.prepend_bos)
-    queries = before_fields(tagged, encoded, config.dataset) if config.queries == "before_fields" else None
+    if config.queries == "before_fields":
+        totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
     layers = None if config.layers is None else sorted(set(config.layers))
     if layers is not None:
         check_layers(layers, config.model, config.trust_remote_code)
@@ -89,65 +104,151 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     # Prepare model
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
-    tokens.check_texts(encoded, language_model, config.dataset)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    in_batches = batches([len(text.input_ids) for text in encoded], config.batch_tokens)
+    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
+    tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
 
-    # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to.
+    # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to. In memory it takes
+    # some 5 bytes a token.
     settings = OmegaConf.to_container(config)
     read_with = {
-        "texts_sha256": attention_dump.text_hash("\0".join(tagged)),
+        "texts_sha256": digest.hexdigest(),
         "tokenizer": tokens.fingerprint(tokenizer),
         "weights_sha256": weights_hash(language_model),
         "device": language_model.device.type,
     }
     kept = Kept(folder, made_by(settings, **read_with))
-    of_before = dict(kept.read(config.resume)) if is_main_process() else {}
-    done = of_first(set(of_before))
+    kept_values = dict(kept.read(config.resume)) if is_main_process() else {}
+    done = of_first(set(kept_values))
 
     # Read attention
-    values = {}
-    for number in progress("attention", my_share([number for number in range(len(in_batches)) if number not in done])):
-        batch = in_batches[number]
-        of_batch = None if queries is None else [queries[index] for index in batch]
-        received = receive.texts([encoded[index].input_ids for index in batch], of_batch)
-        values[number] = [of_text[encoded[index].positions] for index, of_text in zip(batch, received, strict=True)]
-        for index, of_text in zip(batch, values[number], strict=True):
-            if not np.isfinite(of_text).all():
-                raise InputError(
-                    f"{config.dataset}: row {index + 1}: the attention of {config.model} is not a number (NaN): its "
-                    "training diverged, or dtype=float32 helps"
-                )
-        kept.add([number, [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in values[number]]])
-    values = gathered(values)
-    if not is_main_process():
+    dump = attention_dump.Unfinished(folder) if is_main_process() else None
+    begins_special = True
+    first_batch = 0
+    to_do = my_share([number for number in range(in_batches) if number not in done])
+    with progress("attention", total=len(to_do)) as bar:
+        for part in parts(config, tokenizer, window):
+            numbers = range(first_batch, first_batch + len(part.batches))
+            first_batch += len(part.batches)
+            values = {}
+            for number in my_share([number for number in numbers if number not in done]):
+                batch = [part.windows[index] for index in part.batches[number - numbers.start]]
+                values[number] = received_by(receive, batch, config)
+                kept.add([number, [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in values[number]]])
+                bar.update()
+            values = gathered(values)
+            if dump is None:
+                continue
+            for number in kept_values.keys() & numbers:
+                values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in kept_values.pop(number)]
+            by_window = {
+                index: row
+                for number in numbers
+                for index, row in zip(part.batches[number - numbers.start], values[number], strict=True)
+            }
+            # A text's windows, one behind the other, have a value for each of its tokens, in order.
+            offsets = [encoded_text.offsets for encoded_text in part.encoded]
+            dump.add(part.text_sha256, offsets, [by_window[index] for index in range(len(by_window))])
+            begins_special &= all(0 not in encoded_text.positions for encoded_text in part.encoded)
+    if dump is None:
         return
-    for number, rows in of_before.items():
-        values[number] = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
-    of_text = {
-        index: row for number, batch in enumerate(in_batches) for index, row in zip(batch, values[number], strict=True)
-    }
 
     # Save
-    dump = attention_dump.Dump.of(
-        model=config.model,
-        tokenizer=tokens.fingerprint(tokenizer),
-        settings={
-            "include_self": config.include_self,
-            # What was fed, whoever put it there: a dump with a special token first compares with any other such.
-            "prepend_bos": all(0 not in text.positions for text in encoded),
-            "queries": config.queries,
-            "layers": layers,
-            "dtype": str(language_model.dtype).removeprefix("torch."),
-        }
-        | ({"quant": OmegaConf.to_container(config.quant)} if getattr(language_model, "is_quantized", False) else {}),
-        rows=[
-            attention_dump.Row(attention_dump.text_hash(text), of_text[index], encoded[index].offsets)
-            for index, text in enumerate(texts)
-        ],
-    )
-    attention_dump.write(dump, config.save_name, artifacts.record(settings))
-    print(f"{dump_path}: {len(texts)} texts, {sum(map(len, of_text.values())):,} tokens of {config.model}")
+    dump_settings = {
+        "include_self": config.include_self,
+        # What was fed, whoever put it there: a dump with a special token first compares with any other such.
+        "prepend_bos": begins_special,
+        "queries": config.queries,
+        "layers": layers,
+        "dtype": str(language_model.dtype).removeprefix("torch."),
+    }
+    if getattr(language_model, "is_quantized", False):
+        dump_settings["quant"] = OmegaConf.to_container(config.quant)
+    # Where no text was cut, any window gives the same.
+    if long:
+        dump_settings |= {"window": window, "stride": windows.step(window, config.stride)}
+        print(f"{long} of {count} texts are longer than {window} tokens and were read in windows")
+    dump.write(config.save_name, config.model, read_with["tokenizer"], dump_settings, artifacts.record(settings))
+    print(f"{dump_path}: {count} texts, {sum(dump.tokens):,} tokens of {config.model}")
+
+
+@dataclass
+class FedWindow:
+    """One window of a text, as the model is fed it.
+
+    input_ids: list of t ids; reads: int64, which of them values are wanted of (see utils.windows); queries: int64,
+    which of them count as queries, None where all do; row: the text's, from 1.
+    """
+
+    input_ids: list[int]
+    reads: np.ndarray
+    queries: np.ndarray | None
+    row: int
+
+
+@dataclass
+class Part:
+    """Texts that follow each other, from number `first` (from 0) on: how many are cut (`long`), all their windows, and
+    batches of these by their numbers."""
+
+    first: int
+    text_sha256: list[str]
+    encoded: list[tokens.Encoded]
+    long: int
+    windows: list[FedWindow]
+    batches: list[list[int]]
+
+
+def parts(config: Mapping, tokenizer, window: int | None) -> Iterator[Part]:
+    """The dataset, part by part, as it is fed."""
+    from utils.padding import batches
+
+    found = biography.read(config.dataset, config.text_column, config.tags)
+    for first, chunk in texts.chunks(found, CHUNK_CHARACTERS, length=lambda text: len(text[0])):
+        plain = [text for text, _ in chunk]
+        encoded = tokens.encode(tokenizer, plain, config.prepend_bos)
+        queries = None
+        if config.queries == "before_fields":
+            queries = before_fields([tagged for _, tagged in chunk], encoded, config.dataset, first)
+        fed, long = [], 0
+        for number, encoded_text in enumerate(encoded):
+            cut = windows.windows(encoded_text, window, config.stride)
+            long += len(cut) > 1
+            ids = np.array(encoded_text.input_ids)
+            for places, reads, _ in cut:
+                counted = None if queries is None else np.flatnonzero(np.isin(places, queries[number]))
+                fed.append(FedWindow(ids[places].tolist(), reads, counted, first + number + 1))
+        hashes = list(map(attention_dump.text_hash, plain))
+        in_batches = batches([len(fed_window.input_ids) for fed_window in fed], config.batch_tokens)
+        yield Part(first, hashes, encoded, long, fed, in_batches)
+
+
+def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.ndarray]:
+    """float32, for each window, what those of its tokens receive that values are wanted of; InputError, naming the row,
+    where that is no number."""
+    queries = [window.queries for window in batch] if config.queries == "before_fields" else None
+    received = receive.texts([window.input_ids for window in batch], queries)
+    values = [of_all[window.reads] for window, of_all in zip(batch, received, strict=True)]
+    for window, wanted in zip(batch, values, strict=True):
+        if not np.isfinite(wanted).all():
+            raise InputError(
+                f"{config.dataset}: row {window.row}: the attention of {config.model} is not a number (NaN): its "
+                "training diverged, or dtype=float32 helps"
+            )
+    return values
+
+
+def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
+    """How many texts there are, how many of them are cut, in how many batches; the highest id, and its row."""
+    count = long = in_batches = 0
+    highest = -1, 0
+    for part in found:
+        count += len(part.encoded)
+        long += part.long
+        in_batches += len(part.batches)
+        highest = max(highest, tokens.highest_id(part.encoded, part.first), key=lambda id_and_row: id_and_row[0])
+    return count, long, in_batches, highest
 
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
@@ -164,16 +265,19 @@ def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 
 
-def before_fields(tagged: list[str], encoded: list[tokens.Encoded], dataset: str) -> list[np.ndarray]:
+def before_fields(
+    tagged: list[str | None], encoded: list[tokens.Encoded], dataset: str, first: int = 0
+) -> list[np.ndarray]:
     """For each text where, among its ids, the tokens are that stand just before a tagged field (the name's tag is one):
     of each field the last token that ends where the field begins, or before. A space that is a token by itself counts
     as any other: it is the token from which the model predicts the field's first.
 
-    Raises InputError, naming the row, where there is none.
+    tagged: None for a text without tags. Raises InputError where there is no such token, naming the row (the first
+    text's number, from 0, is `first`).
     """
     found = []
-    for row, (with_tags, of_text) in enumerate(zip(tagged, encoded, strict=True), start=1):
-        _, fields = biography.field_spans(with_tags)
+    for row, (with_tags, of_text) in enumerate(zip(tagged, encoded, strict=True), start=first + 1):
+        _, fields = biography.field_spans(with_tags or "")
         before = [np.flatnonzero(of_text.offsets[:, 1] <= start) for start, _ in fields.values()]
         last = sorted({int(tokens_before[-1]) for tokens_before in before if len(tokens_before)})
         if not last:

@@ -11,17 +11,20 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from utils import artifacts, biography, resume
+from utils import artifacts, biography, resume, windows
 from utils.arguments import build
-from utils.config import boolean, dtype, file, mapping, model, optional, path, script, seed, text
+from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, seed, text
 from utils.errors import InputError, one_line, unwritten
 
 RULES = {
     "model": model(),
-    "dataset": file(),
+    "dataset": file(or_folder=True),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
     "model_dir": path(),
     "seed": seed(),
     "resume": boolean(),
@@ -29,6 +32,8 @@ RULES = {
     "attn_implementation": optional(text()),
     "loss_on_blanks": boolean(),
     "packing": boolean(),
+    "window": optional(integer(2)),
+    "stride": optional(integer(1)),
     "trust_remote_code": boolean(),
     "lora": optional(mapping()),
     "quant": optional(mapping()),
@@ -49,6 +54,7 @@ FIXED = {
 
 @script("train", RULES, writes=["model_dir"], fixed=FIXED)
 def main(config):
+    windows.check_stride(config)
     with artifacts.claimed("model_dir", Path(config.model_dir, "run.json")):
         train(config)
 
@@ -57,7 +63,7 @@ def train(config) -> None:
     """The stage itself, by a run that has model_dir for itself."""
     model_dir = Path(config.model_dir)
     record = model_dir / "run.json"
-    texts = [biography.strip_tags(tagged) for tagged in biography.read_texts(config.dataset)]
+    texts = [plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
             f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
@@ -163,16 +169,23 @@ def train(config) -> None:
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
-    tokens.check_texts(encoded, language_model, config.dataset)
-    examples = []
-    for plain, of_text in zip(texts, encoded, strict=True):
-        # Nothing predicts the first token; some models would count it all the same in the mean over the batch.
-        labels = [-100, *of_text.input_ids[1:]]
+    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    rows, long, examples = tokens.embedding_rows(language_model), 0, []
+    for row, (plain, encoded_text) in enumerate(zip(texts, encoded, strict=True), start=1):
+        tokens.check_ids(encoded_text, rows, f"{config.dataset}: row {row}")
+        ids = np.array(encoded_text.input_ids)
+        to_learn = ids.copy()
         if not config.loss_on_blanks:
-            for position, (start, end) in zip(of_text.positions, of_text.offsets, strict=True):
+            for position, (start, end) in zip(encoded_text.positions, encoded_text.offsets, strict=True):
                 if plain[start:end].isspace():
-                    labels[position] = -100
-        examples.append({"input_ids": of_text.input_ids, "labels": labels})
+                    to_learn[position] = -100
+        cut = windows.windows(encoded_text, window, config.stride)
+        long += len(cut) > 1
+        for places, _, learns in cut:
+            # Nothing predicts the first token; some models would count it all the same in the mean over the batch.
+            labels = np.full(len(places), -100)
+            labels[learns] = to_learn[places[learns]]
+            examples.append({"input_ids": ids[places].tolist(), "labels": labels.tolist()})
     if config.packing:
         collator = DataCollatorWithFlattening()
         if is_main_process():
@@ -197,7 +210,8 @@ def train(config) -> None:
                 for left in broken:
                     shutil.rmtree(left, ignore_errors=True)
                 begin = f"from {checkpoint}" if checkpoint else "from the start"
-                print(f"Training {count:,} weights on {len(texts)} texts, {begin}", flush=True)
+                in_windows = f" ({long} of more than {window} tokens: {len(examples)} windows in all)" if long else ""
+                print(f"Training {count:,} weights on {len(texts)} texts{in_windows}, {begin}", flush=True)
 
         def on_step_end(self, *_, **__):
             if is_main_process() and not self.begun:
@@ -229,8 +243,10 @@ def train(config) -> None:
                 ) from error
 
     # Train
-    if arguments.dataloader_drop_last and len(texts) < arguments.train_batch_size:
-        raise InputError(f"trainer.dataloader_drop_last=true: {len(texts)} texts are less than a batch; leave it out")
+    if arguments.dataloader_drop_last and len(examples) < arguments.train_batch_size:
+        raise InputError(
+            f"trainer.dataloader_drop_last=true: {len(examples)} texts are less than a batch; leave it out"
+        )
     begins = Record()
     try:
         trainer = CheckedTrainer(

@@ -13,6 +13,7 @@ import itertools
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from benchmarks.plain import contrast as plain_contrast
 from benchmarks.plain import dropout as plain_dropout
 from benchmarks.plain import evaluation as plain_evaluation
 from benchmarks.plain import extraction as plain_extraction
+from tests import tiny
 from utils import answers, attention_dump, biography, contrast, dropout, questions, received_attention, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.config import use_huge_pages
@@ -301,6 +303,52 @@ def flat_memory(models: dict[str, str], quick: bool) -> None:
     row(name, "-", ours, f"{most / least:.2f} times", "≤ 1.1", most <= 1.1 * least)
 
 
+def flat_stages(models: dict[str, str], quick: bool) -> None:
+    """Stages 1 to 3 of some texts and of ten times as many, by a tiny model: stage 1 holds neither texts nor values,
+    the others hold dumps."""
+    tiny.save(Path("tiny"), "llama", num_hidden_layers=1)
+    stages = {
+        "save_attention": ("model=tiny", "dataset=texts.csv", "save_name=large", "dtype=float32", "batch_tokens=16384"),
+        "contrast_attention": ("attn_dump_large=large", "attn_dump_small=small", "attn_diff=both"),
+        "data_augmentation": (
+            *("augment_type=attention", "alpha=0.7", "beta=0.05", "multiply=1", "attn_weights=both"),
+            *("model=tiny", "dataset=texts.csv", "save_name=variants"),
+        ),
+    }
+    peaks: dict[str, list[int]] = {name: [] for name in stages}
+    few, many = (100, 1_000) if quick else (10_000, 100_000)
+    in_dumps = []
+    for count in (few, many):
+        write_texts("texts.csv", biographies(count))
+        for name, options in stages.items():
+            peaks[name].append(own_peak(name, *options))
+            if name == "save_attention":
+                shutil.copy("large.pkl", "small.pkl")
+        in_dumps.append(len(attention_dump.read_dump("large").values))
+    for name, (least, most) in peaks.items():
+        what, ours = f"{name}.py, {few:,} and {many:,} texts, a tiny model, peak memory", f"{least:,} and {most:,} MB"
+        if name == "save_attention":
+            row(what, "-", ours, f"{most / least:.2f} times", "≤ 1.1", most <= 1.1 * least)
+        else:
+            of_token = (most - least) * 2**20 / (in_dumps[1] - in_dumps[0])
+            limit = 48 if name == "contrast_attention" else 32
+            row(what, "-", ours, f"{of_token:.0f} bytes a token of a dump", f"≤ {limit}", of_token <= limit)
+
+
+def own_peak(name: str, *overrides: str) -> int:
+    """Peak memory of a script in MB, as its process has it: what `script` gives is no less than this process's."""
+    code = """
+import atexit, pathlib, re, runpy, sys
+atexit.register(lambda: print(re.search("VmHWM.*", pathlib.Path("/proc/self/status").read_text())[0]))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, str(ROOT / f"{name}.py"), *overrides]
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=path)
+    return int(done.stdout.split()[-2]) // 1024
+
+
 def write_texts(path: str, texts: list[str]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["text"], *([text] for text in texts)])
@@ -484,7 +532,17 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for stage in (numpy_half, flat_memory, short_texts, long_texts, growth, evaluation, training, start):
+        for stage in (
+            numpy_half,
+            flat_memory,
+            flat_stages,
+            short_texts,
+            long_texts,
+            growth,
+            evaluation,
+            training,
+            start,
+        ):
             stage(models, arguments.quick)
     print("\nThe mean loss of each tenth of a training run:\n", *CURVES, sep="\n")
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes")

@@ -349,8 +349,9 @@ def main(count: int = 225, seed: int = 1, only: str = "") -> int:
 def prepare(base: Path) -> None:
     """A model, and a folder with texts and two dumps."""
     import data_augmentation
+    import save_attention
 
-    data_augmentation.CHUNK_CHARACTERS = 400
+    data_augmentation.CHUNK_CHARACTERS = save_attention.CHUNK_CHARACTERS = 400
     tiny.save(base / "model", "llama")
     tiny.save(base / "other", "llama", seed=5)
     inputs = base / "inputs"

@@ -81,6 +81,31 @@ def test_the_file_holds_plain_containers_with_the_documented_keys(tmp_path):
     assert dump["offsets"] == struct.pack("<10i", 0, 3, 3, 7, 7, 13, 0, 3, 4, 5)
 
 
+@pytest.mark.parametrize("count", [0, 3, 16_383, 16_384, 700_000])
+def test_written_piece_by_piece_it_is_the_pickle_of_its_content(tmp_path, count):
+    """Around the 64 KiB from which pickle hands bytes on as they are, and beyond the block that is read at a time."""
+    generator = np.random.default_rng(0)
+    values = generator.random(count, dtype=np.float32)
+    offsets = generator.integers(0, 9, (count, 2), dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    cuts = sorted(generator.integers(0, count + 1, 4).tolist())
+    bounds = np.array([0, *cuts, count])
+    hashes = [text_hash(str(number)) for number in range(5)]
+    dump = Dump("m", "t", {"layers": None}, hashes, bounds, values, offsets)
+    plain = {"version": 2, "model": "m", "tokenizer": "t", "settings": {"layers": None}, "text_sha256": hashes}
+    plain |= {"tokens": np.diff(bounds).tolist(), "values": values.tobytes(), "offsets": offsets.tobytes()}
+    plain["checksum"] = attention_dump.checksum(plain)
+    expected = pickle.dumps(plain, protocol=4)
+    assert write(dump, str(tmp_path / "X")).read_bytes() == expected
+    unfinished = attention_dump.Unfinished(tmp_path)
+    for first, last in ((0, 2), (2, 5)):
+        rows = [slice(*bounds[number : number + 2]) for number in range(first, last)]
+        unfinished.add(hashes[first:last], [offsets[row] for row in rows], [values[bounds[first] : bounds[last]]])
+    record = {"config": {}}
+    unfinished.write(str(tmp_path / "Y"), "m", "t", {"layers": None}, record)
+    assert (tmp_path / "Y.pkl").read_bytes() == expected
+    assert len(read_dump(str(tmp_path / "Y")).values) == count
+
+
 def test_the_checksum_is_over_all_that_a_dump_holds():
     """printf, jq or any JSON writer that sorts its keys, and sha256sum give the same."""
     others = (

@@ -86,7 +86,7 @@ def test_the_quick_run_compares_the_answers_and_gives_each_row_a_verdict(tiny_mo
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
-    assert len(table) == 21
+    assert len(table) == 24
     assert all(cells[-1] in ("reached |", "NOT reached |") for cells in table), done.stdout
     for word in ("contrast", "token-dropout", "extraction", "training", "evaluation", "--help"):
         assert any(word in cells[0] for cells in table), word

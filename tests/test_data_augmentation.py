@@ -176,6 +176,18 @@ def test_what_was_dropped_is_said_of_tokens_and_of_characters(augment, tmp_path,
         assert "dropped: 66.7% of the tokens, 80.0% of the characters\n" in capsys.readouterr().out
 
 
+def test_by_percent_of_the_text(augment, tiny_model):
+    """With a beta of 100 tokens' length the two units are the same in a text of 100 tokens, and in no other here."""
+    encoded = write_weights(tiny_model)
+    lengths = [len(of_text.offsets) for of_text in encoded]
+    by_token = [augment(**ATTENTION | {"beta": 0.5 * 100 / length}) for length in lengths]
+    by_percent = augment(**ATTENTION, rank_unit="percent")
+    for number, rows in enumerate(by_token):
+        own = slice(4 * number, 4 * number + 4)
+        assert rows[own] == by_percent[own]
+    assert by_percent != augment(**ATTENTION)
+
+
 def test_weights_of_another_tokenizer_are_projected_with_a_notice(augment, tiny_model, capsys):
     write_weights(tiny_model)
     same = augment(**ATTENTION)

@@ -81,6 +81,35 @@ def test_keep_by_rank_is_the_formula(alpha, beta):
         assert kept == pytest.approx(1 - alpha * (1 - math.exp(-beta * rank)), rel=0, abs=1e-15)
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.05), (0.3, 2.0), (1, 1), (0.7, 0)])
+def test_by_percent_the_rank_is_its_share_of_the_text(alpha, beta):
+    counts = [40, 1, 0, 100, 7]
+    weights = np.random.default_rng(0).normal(size=sum(counts)).astype(np.float32)
+    keep = dropout.keep_by_rank(weights, np.cumsum([0, *counts]), alpha, beta, "percent").tolist()
+    of_texts = np.split(weights, np.cumsum(counts)[:-1])
+    for of_text in of_texts:
+        for weight in of_text:
+            before = sum(other > weight for other in of_text) / len(of_text) * 100
+            # A few float64 roundings of numbers up to 100, and beta.
+            assert keep.pop(0) == pytest.approx(1 - alpha * (1 - math.exp(-beta * before)), rel=0, abs=1e-13)
+    # In a text of 100 tokens a rank is a per cent.
+    np.testing.assert_allclose(
+        dropout.keep_by_rank(of_texts[3], np.array([0, 100]), alpha, beta, "percent"),
+        keep_by_rank(of_texts[3], alpha, beta),
+    )
+
+
+@pytest.mark.parametrize("count", [1, 30, 5000])
+def test_what_a_text_loses_by_token_nears_alpha_and_by_percent_does_not_depend_on_its_length(count):
+    weights, bounds = np.arange(count, dtype=np.float32), np.array([0, count])
+    by_token = 1 - dropout.keep_by_rank(weights, bounds, 0.7, 0.05).mean()
+    shown = 0.7 * (1 - (1 - math.exp(-0.05 * count)) / (count * (1 - math.exp(-0.05))))
+    assert by_token == pytest.approx(shown, abs=1e-12)
+    by_percent = 1 - dropout.keep_by_rank(weights, bounds, 0.7, 0.05, "percent").mean()
+    if count >= 30:  # the mean over 0 to 100 %, but for the steps of 100 / n
+        assert by_percent == pytest.approx(0.7 * (1 - (1 - math.exp(-5)) / 5), abs=0.012)
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(0, 5.0), (1, 0), (0, 0)])
 def test_with_alpha_or_beta_zero_nothing_is_dropped(alpha, beta):
     keep = keep_by_rank(np.arange(len(WORDS)), alpha, beta)

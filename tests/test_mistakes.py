@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tests.conftest import ROOT
@@ -45,6 +46,8 @@ NAN = "its training diverged, or dtype=float32 helps"
 INFINITE = "weights that are not numbers (NaN or infinite)"
 HOLDS_NONE = "the folder holds no model (none of config.json, adapter_config.json)"
 UNPAIRED = "a quotation mark that is never closed, or not doubled within its text"
+KINDS = ".csv, .jsonl, .parquet, .json, .txt, a folder"
+COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
 NO_DUMP = "no such dump; save_attention.py and contrast_attention.py write them"
 THREE = "attn_dump_large, attn_dump_small and attn_diff must be three different files"
 FULL = "standard output or a file can't be written"
@@ -130,6 +133,12 @@ EARLY = [
     (f"{SAVE} layers=[-1]", "layers=[-1]: must be a list of whole numbers from 0, such as [0,1]"),
     (f"{SAVE} queries=none", "queries=none: must be one of: following, before_fields"),
     (f"{SAVE} prepend_bos=maybe", "prepend_bos=maybe: must be one of: auto, True, False"),
+    (f"{SAVE} window=1", "window=1: must be a whole number from 2"),
+    (f"{SAVE} stride=0", "stride=0: must be a whole number from 1"),
+    (f"{SAVE} window=9 stride=9", "stride=9: must be below window=9, so that windows overlap"),
+    (f"{TRAIN} window=9 stride=10", "stride=10: must be below window=9, so that windows overlap"),
+    (f"{RANDOM} rank_unit=share", "rank_unit=share: must be one of: token, percent"),
+    (f"{RANDOM} rank_unit=percent", "rank_unit has no meaning for augment_type=random; leave it out"),
     (f"{SAVE} dtype=half", "dtype=half: must be one of: auto, bfloat16, float16, float32"),
     (f"{SAVE} quant=8", "quant=8: must hold keys and values"),
     (f"{SAVE} device_map=1", "device_map=1: must be a name; one of digits goes in quotes: \"key='1'\""),
@@ -175,12 +184,28 @@ EARLY = [
     # Files of texts
     (f"{SAVE} dataset=none.csv", "dataset=none.csv: no such file"),
     (f"{SAVE} dataset=2024", "dataset=2024: must be a name; one of digits goes in quotes: \"key='2024'\""),
-    (f"{SAVE} dataset=data", "dataset=data: a folder, not a file"),
+    (f"{SAVE} dataset=data", "data: the folder holds no .txt file; name the file of texts in it, if there is one"),
+    (f"{ASK} dataset=data", "dataset=data: a folder, not a file"),
+    (f"{SAVE} dataset=texts.tsv", f"texts.tsv: what kind of file is it? Texts come from {KINDS}: give its name one …"),
+    (f"{SAVE} text_column=", "text_column=: must be a name"),
+    (f"{TRAIN} text_column=body", f"texts.csv: no column 'body' (columns, separated by commas: text){COLUMN}"),
+    (f"{RANDOM} dataset=texts.jsonl", f"texts.jsonl: row 1 has no 'text' (keys: body){COLUMN}"),
+    (f"{RANDOM} dataset=texts.jsonl text_column=body", "texts.jsonl: row 3 is no JSON: Expecting value: …"),
+    (f"{TRAIN} dataset=texts.parquet", f"texts.parquet: no column 'text' (columns: body){COLUMN}"),
+    (f"{TRAIN} dataset=broken.parquet", "broken.parquet: can't be read as Parquet: …"),
+    (f"{SAVE} dataset=other.json", "other.json: entry 1 has no text 'context': not SQuAD's JSON, which is a list …"),
+    (f"{SAVE} dataset=people.json", "people.json: no JSON, or not SQuAD's JSON, which is a list of objects with …"),
+    (f"{SAVE} dataset=notes", "notes/b.txt has an empty text"),
+    (f"{SAVE} dataset=notes text_column=body", "text_column=body: notes has no columns; leave it out"),
+    (f"{SAVE} dataset=latin1.txt", "latin1.txt: not a text in UTF-8; save it as one (…)"),
+    (f"{SAVE} tags=maybe", "tags=maybe: must be one of: auto, True, False"),
+    (f"{SAVE} dataset=later.csv", "later.csv: row 2 has <city> and the first text has no such tag: tags=true takes …"),
+    (f"{RANDOM} dataset=half.csv tags=true", "half.csv: row 1 has <city> without its other half"),
     (f"{SAVE} dataset={'x' * 300}", f"dataset={'x' * 300}: no such file"),
     (f"{RANDOM} dataset=fifo", "dataset=fifo: no such file"),
-    (f"{RANDOM} dataset=empty.csv", "empty.csv: no column 'text' (columns, separated by commas: none)"),
+    (f"{RANDOM} dataset=empty.csv", "empty.csv: no column 'text' (columns, separated by commas: none)…"),
     (f"{RANDOM} dataset=header.csv", "header.csv: no rows"),
-    (f"{TRAIN} dataset=semicolons.csv", "semicolons.csv: no column 'text' (columns, separated by commas: text;name)"),
+    (f"{TRAIN} dataset=semicolons.csv", "semicolons.csv: no column 'text' (columns, separated by commas: text;name)…"),
     (f"{RANDOM} dataset=twice.csv", "twice.csv: two columns 'text'; keep the one that is meant"),
     (f"{RANDOM} dataset=latin1.csv", "latin1.csv: not a CSV file in UTF-8; save it as one (…)"),
     (
@@ -193,12 +218,12 @@ EARLY = [
     ),
     (f"{TRAIN} dataset=wide.csv", "wide.csv: row 2 has more or fewer fields than the header; quote texts with commas"),
     (f"{RANDOM} dataset=blank.csv", "blank.csv: row 2 has an empty text"),
-    (f"{RANDOM} dataset=half.csv", "half.csv: row 1 has <city> without its other half"),
+    (f"{RANDOM} dataset=half.csv", "half.csv: row 1 has <city> without its other half; tags=false leaves tags …"),
     (f"{RANDOM} save_name=../texts", "save_name=../texts: that is the dataset itself; give another name"),
     # Questions
     (f"{ASK} shots=2", "shots=2: the examples have 1 people besides Ada Moe"),
     (f"{ASK} examples=none.csv", "none.csv: no such file"),
-    (f"{ASK} examples=data", "data: not a file"),
+    (f"{ASK} examples=data", "data: the folder holds no .txt file; name the file of texts in it, if there is one"),
     (f"{ASK} examples=fifo", "fifo: not a file"),
     (f"{ASK} dataset=texts.csv", "texts.csv: row 1 has no <name>, which the prompts ask for"),
     (f"{ASK} dataset=cityless.csv", "cityless.csv: row 1 has no <city>, which the prompts ask for"),
@@ -320,6 +345,13 @@ EARLY = [
 
 # Known to the libraries alone, or to be seen in a model's files. Lines that begin so are the script's own.
 LATE = [
+    # Long texts
+    (f"{SAVE} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
+    (f"{TRAIN} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
+    (
+        f"{SAVE} window=4 stride=3",
+        "stride=3: must be from 1 to below 3, the window of 4 tokens without special ones; give another …",
+    ),
     # Arguments of libraries
     (f"{TRAIN} +trainer.learningrate=1", "trainer: unknown key learningrate: did you mean learning_rate?"),
     (f"{TRAIN} trainer.learning_rate=abc", "trainer.learning_rate=abc: must be a number"),
@@ -516,7 +548,16 @@ class RunsCode:
 def place(tmp_path_factory) -> Path:
     """A folder with good files, and one of each kind of bad ones."""
     folder = tmp_path_factory.mktemp("mistakes")
-    for name in ("data", "sticky", "folder.pkl", "named", "trained", "trained/checkpoint-2", "trained/checkpoint-²"):
+    for name in (
+        "data",
+        "sticky",
+        "folder.pkl",
+        "named",
+        "notes",
+        "trained",
+        "trained/checkpoint-2",
+        "trained/checkpoint-²",
+    ):
         (folder / name).mkdir()
     for name in ("fifo", "fifo.pkl"):
         os.mkfifo(folder / name)
@@ -535,6 +576,15 @@ def place(tmp_path_factory) -> Path:
         "wide.csv": "text,name\na,b\nc,d,e\n",
         "blank.csv": 'text,name\na,b\n"",c\n',
         "half.csv": "text\nborn in <city>Lyon\n",
+        "later.csv": "text\nborn in Lyon\nborn in <city>Odense</city>\n",
+        "texts.tsv": "text\nborn in Lyon\n",
+        "texts.jsonl": '{"body": "born in Lyon"}\n\nborn in Odense\n',
+        "broken.parquet": "PAR1 PAR1",
+        "other.json": '[{"text": "born in Lyon"}]',
+        "people.json": '{"people": []}',
+        "notes/a.txt": "born in Lyon",
+        "notes/b.txt": "\n",
+        "latin1.txt": "Zo\udceb",
         "cityless.csv": "text\n<name>Ada</name> was born.\n",
         "unknown.csv": "field,prompt\ncity,{name} or {nam} was born in\n",
         "other.csv": "field,prompt\ncity,{name} was born in {city}\n",
@@ -561,6 +611,7 @@ def place(tmp_path_factory) -> Path:
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["born in Lyon"]}), folder / "texts.parquet")
     (folder / "named/mine").mkdir()
     (folder / "named/mine/adapter_config.json").write_text("{}")
 

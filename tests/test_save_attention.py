@@ -190,7 +190,7 @@ def test_a_resumed_run_reads_what_was_not_read_and_its_dump_is_the_same(save, in
     assert (tmp_path / "dump.pkl").read_bytes() == unbroken
     # All was read, and then the disk was full.
     with monkeypatch.context() as patch:
-        patch.setattr(attention_dump, "write", full)
+        patch.setattr(attention_dump.Unfinished, "write", full)
         with pytest.raises(InputError, match="full; what was computed is kept, and resume=true goes on from there"):
             interrupted(9)
     assert not interrupted(9, resume="true")

@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from utils import tokens
 from utils.adapters import adapter_base
 from utils.errors import InputError
-from utils.tokens import check_texts, encode, fingerprint, load_tokenizer, pad_within
+from utils.tokens import check_ids, encode, fingerprint, highest_id, load_tokenizer, pad_within
 
 LANGUAGE = ["Ann Meier was born in Bonn, and Zoë in Zürich.", "They studied law and worked at a bank."] * 3
 TEXTS = ["Ann was born in Bonn.", " Zoë 🙂!", "a  b\n\tc ", "e\u0301 👩‍🔬, 東京"]
@@ -225,23 +224,14 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
             load_tokenizer(str(name))
 
 
-def test_a_text_that_the_model_cannot_take_is_named_by_its_row():
-    encoded = encode(make("adds bos"), ["a", "a b c"])
-    length, highest = len(encoded[1].input_ids), max(encoded[1].input_ids)
-    assert highest > max(encoded[0].input_ids)
-
-    def model(limit: int | None, rows: int):
-        text_config = SimpleNamespace(max_position_embeddings=limit)
-        embedding = SimpleNamespace(weight=np.zeros((rows, 4)))
-        config = SimpleNamespace(get_text_config=lambda: text_config)
-        return SimpleNamespace(config=config, get_input_embeddings=lambda: embedding)
-
-    for limit in (None, length):
-        check_texts(encoded, model(limit, highest + 1), "data.csv")
-    with pytest.raises(InputError, match=f"data.csv: row 2 has {length} tokens .* {length - 1}"):
-        check_texts(encoded, model(length - 1, highest + 1), "data.csv")
-    with pytest.raises(InputError, match=f"data.csv: row 2: .* the id {highest}, .* has {highest} rows"):
-        check_texts(encoded, model(None, highest), "data.csv")
+def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
+    encoded = encode(make("adds bos"), ["a", "a b c", "c b a"])
+    ids = [max(of_text.input_ids) for of_text in encoded]
+    assert ids[0] < ids[1] == ids[2]
+    assert highest_id(encoded, 0) == (ids[1], 2) and highest_id(encoded[:1], 6) == (ids[0], 7)
+    check_ids(encoded[1], ids[1] + 1, "data.csv: row 2")
+    with pytest.raises(InputError, match=f"data.csv: row 2: .* the id {ids[1]}, .* has {ids[1]} rows"):
+        check_ids(encoded[1], ids[1], "data.csv: row 2")
 
 
 def test_padding_takes_a_token_that_the_model_has():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import train
 from tests import tiny
+from tests.test_windows import places_of_windows, slow_choice
 from utils import answers, artifacts, resume
 from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
@@ -60,8 +61,8 @@ def adapter(folder) -> dict[str, torch.Tensor]:
     return load_file(last_checkpoint(folder) / "adapter_model.safetensors")
 
 
-def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
-    """[(token, id, label)] of every text, as the Trainer gets them."""
+def trainer_of(run, monkeypatch, **keys) -> transformers.Trainer:
+    """The Trainer, just before it would train."""
     trainers = []
 
     class Stopped(BaseException):
@@ -75,6 +76,12 @@ def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
     with pytest.raises(Stopped):
         run("labels", **keys)
     (trainer,) = trainers
+    return trainer
+
+
+def labels_of_the_texts(run, monkeypatch, **keys) -> list[tuple[str, int, int]]:
+    """[(token, id, label)] of every text, as the Trainer gets them."""
+    trainer = trainer_of(run, monkeypatch, **keys)
     return [
         (trainer.processing_class.decode(token), token, label)
         for example in trainer.train_dataset
@@ -446,11 +453,45 @@ def test_modules_that_are_not_there_are_named(run):
         run("nowhere", **{"lora.target_modules": "[nowhere]"})
 
 
-def test_a_text_beyond_the_context_is_named(run, tmp_path):
+@pytest.mark.parametrize("loss_on_blanks", ["true", "false"])
+def test_a_long_text_is_cut_and_each_token_learnt_once(run, tmp_path, monkeypatch, loss_on_blanks):
+    """In the window in which most tokens stand before it; the others feed it without loss."""
+    path = tmp_path / "long.jsonl"
+    plain = ["short", "one  two, three   four five " * 5]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in plain))
+    keys = {"dataset": path, "window": 17, "stride": 7, "loss_on_blanks": loss_on_blanks}
+    trainer = trainer_of(run, monkeypatch, **keys)
+    expected, learnt = [], []
+    for text in plain:
+        ids = trainer.processing_class(text)["input_ids"]
+        fed = places_of_windows(1, len(ids) - 1, 0, 17, 7)
+        for number, places in enumerate(fed):
+            labels = []
+            for place in places:
+                blank = trainer.processing_class.decode(ids[place]).isspace() and loss_on_blanks == "false"
+                learns = place > 0 and slow_choice(place, fed, "preceding") == number
+                labels.append(ids[place] if learns and not blank else -100)
+            expected.append({"input_ids": [ids[place] for place in places], "labels": labels})
+            learnt += [label for label in labels if label != -100]
+    assert list(trainer.train_dataset) == expected and len(expected) > 5
+    once = [token for text in plain for token in trainer.processing_class(text)["input_ids"][1:]]
+    blanks = sum(trainer.processing_class.decode(token).isspace() for token in once)
+    assert blanks and len(learnt) == len(once) - blanks * (loss_on_blanks == "false")
+
+
+def test_a_text_beyond_the_context_is_cut_to_it(run, tmp_path, capsys):
     long = tmp_path / "long.csv"
     long.write_text("text\nshort\n" + "word " * 600 + "\n")
-    with pytest.raises(InputError, match="row 2 has .* tokens and the model takes 512"):
-        run("long", dataset=long)
+    run("long", dataset=long, **{"trainer.max_steps": 1})
+    assert re.search(r"on 2 texts \(1 of more than 512 tokens: \d+ windows in all\), from", capsys.readouterr().out)
+    with pytest.raises(InputError, match=r"^window=513: .* takes 512 tokens; give as many at most$"):
+        run("longer", dataset=long, window=513)
+
+
+def test_a_resumed_run_has_the_windows_of_before(run):
+    run("out")
+    with pytest.raises(InputError, match=r"^resume: window is 9 now and was None \("):
+        run("out", resume="true", window=9)
 
 
 @pytest.mark.parametrize(

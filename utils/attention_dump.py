@@ -5,12 +5,16 @@ A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain
     version      2
     model        the model's name (of a difference: both names)
     tokenizer    the tokenizer's fingerprint (see utils.tokens.fingerprint)
-    settings     what changes the values: include_self, prepend_bos, queries, layers, dtype, ...
+    settings     what changes the values: include_self, prepend_bos, queries, layers, dtype, ...; where a text was cut,
+                 window and stride (see utils.windows)
     text_sha256  for each text, in the dataset's order: of the text without tags, UTF-8, hexadecimal
     tokens       for each text: how many of its tokens have characters in it
     values       bytes, all texts' tokens end to end: float32, little-endian
     offsets      bytes: int32, little-endian, of each token its characters in its text: start, end (exclusive)
     checksum     sha256, hexadecimal, of all of the above (see `checksum`)
+
+It is written piece by piece, and read as a whole: 24 bytes a token while it is read and 12 as long as it is used, with
+some 250 for each text. Contrasting two takes some 40 bytes a token of one of them (benchmarks/README.md).
 
 It is read without unpickling, and no name is admitted in it (see utils.plain_pickle): nothing in it can run. Two other
 files are read in the same way, with the names of numpy's arrays: dumps of version 1, whose `rows` are dicts of
@@ -21,16 +25,16 @@ text, as upstream tools write it (see `read`).
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from utils import plain_pickle
-from utils.artifacts import recorded_file, whole_file
+from utils.artifacts import recorded_file, whole_file, writing
 from utils.errors import InputError, printable
 from utils.plain_pickle import Array, NameRefused, Refused, Room
 
@@ -93,30 +97,111 @@ def dump_path(name: str | Path) -> Path:
 
 def write(dump: Dump, name: str, record: dict | None = None) -> Path:
     """Write the dump of that name, and its record beside it where there is one."""
+    arrays = np.ascontiguousarray(dump.values, "<f4"), np.ascontiguousarray(dump.offsets, "<i4")
+    of_texts = dump.text_sha256, np.diff(dump.bounds).tolist()
+    return _write(name, (dump.model, dump.tokenizer, dump.settings), of_texts, arrays, record)
+
+
+def _write(name: str, described: tuple, of_texts: tuple, parts: tuple, record: dict | None) -> Path:
+    """described: model, tokenizer and settings; of_texts: hashes and numbers of tokens; parts: values and offsets, as
+    arrays or files of these bytes."""
     path = dump_path(name)
+    model, tokenizer, settings = described
     content = {
         "version": VERSION,
-        "model": printable(dump.model),
-        "tokenizer": printable(dump.tokenizer),
-        "settings": plain(dump.settings),
-        "text_sha256": dump.text_sha256,
-        "tokens": np.diff(dump.bounds).tolist(),
-        "values": np.asarray(dump.values, "<f4").tobytes(),
-        "offsets": np.asarray(dump.offsets, "<i4").tobytes(),
+        "model": printable(model),
+        "tokenizer": printable(tokenizer),
+        "settings": plain(settings),
+        "text_sha256": of_texts[0],
+        "tokens": of_texts[1],
+        "values": parts[0],
+        "offsets": parts[1],
     }
     content["checksum"] = checksum(content)
     file = whole_file(path) if record is None else recorded_file(path, record)
     with file as aside, open(aside, "wb") as opened:
-        pickle.dump(content, opened, protocol=4)
+        filled = _Filled(opened)
+        content |= {key: filled.stand_in(content[key]) for key in ("values", "offsets")}
+        pickle.dump(content, filled, protocol=4)
+        if filled.parts:  # a pickle module that copies what it writes
+            raise RuntimeError("pickle did not write values and offsets as they are")
     return path
+
+
+class _Filled:
+    """A file for pickle.dump in which long bytes are written block by block, so that they never lie in memory as one.
+
+    pickle hands bytes of 64 KiB and more to the file as they are. So bytes of as many zeros stand in for them, which
+    take no memory as long as nobody looks at them, and what they stand for is written in their place.
+    """
+
+    FROM = 2**16
+
+    def __init__(self, opened: BinaryIO):
+        self.opened, self.parts = opened, {}
+
+    def stand_in(self, part: np.ndarray | Path) -> bytes:
+        size = part.nbytes if isinstance(part, np.ndarray) else part.stat().st_size
+        if size < self.FROM:
+            return b"".join(blocks(part))
+        zeros = bytes(size)
+        self.parts[id(zeros)] = zeros, part
+        return zeros
+
+    def write(self, data: bytes) -> None:
+        _, part = self.parts.pop(id(data), (data, data))
+        for block in blocks(part):
+            self.opened.write(block)
+
+
+BLOCK = 2**20
+
+
+def blocks(part: bytes | np.ndarray | Path) -> Iterator[bytes]:
+    """The bytes, or those of the array or the file, piece by piece."""
+    if isinstance(part, Path):
+        with open(part, "rb") as opened:
+            while block := opened.read(BLOCK):
+                yield block
+    elif isinstance(part, np.ndarray):
+        flat = part.reshape(-1)
+        for begin in range(0, len(flat), BLOCK // part.itemsize):
+            yield flat[begin : begin + BLOCK // part.itemsize].tobytes()
+    else:
+        yield part
+
+
+class Unfinished:
+    """A dump that grows text by text: values and offsets go to files in `folder`, and some 200 bytes of each text stay
+    in memory. The dump is the same, byte for byte, as `write` would write it."""
+
+    def __init__(self, folder: Path):
+        self.text_sha256, self.tokens = [], []
+        self.values, self.offsets = folder / "values", folder / "offsets"
+        for path in (self.values, self.offsets):
+            path.unlink(missing_ok=True)
+
+    def add(self, text_sha256: list[str], offsets: list[np.ndarray], values: list[np.ndarray]) -> None:
+        """The next texts: their hashes; of each int [n, 2]; of all together, float, end to end."""
+        self.text_sha256 += text_sha256
+        self.tokens += map(len, offsets)
+        for path, arrays, kind in ((self.values, values, "<f4"), (self.offsets, offsets, "<i4")):
+            with writing(path), open(path, "ab") as opened:
+                for array in arrays:
+                    opened.write(np.asarray(array, kind).tobytes())
+
+    def write(self, name: str, model: str, tokenizer: str, settings: dict, record: dict) -> Path:
+        of_texts = self.text_sha256, self.tokens
+        return _write(name, (model, tokenizer, settings), of_texts, (self.values, self.offsets), record)
 
 
 def checksum(content: dict) -> str:
     """Of the dump's values and offsets as they are, behind everything else as JSON."""
     others = {key: content[key] for key in KEYS if key not in ("values", "offsets", "checksum")}
     digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode("ascii"))
-    digest.update(content["values"])
-    digest.update(content["offsets"])
+    for key in ("values", "offsets"):
+        for block in blocks(content[key]):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -274,8 +359,9 @@ def _dump_2(content: dict, room: Room) -> Dump:
         settings,
         hashes,
         bounds=np.cumsum([0, *tokens]),
-        values=np.frombuffer(values, "<f4").astype(np.float32),
-        offsets=np.frombuffer(offsets, "<i4").astype(np.int32).reshape(-1, 2),
+        # Views of the file's bytes, where the machine has their order of bytes.
+        values=np.frombuffer(values, "<f4").astype(np.float32, copy=False),
+        offsets=np.frombuffer(offsets, "<i4").astype(np.int32, copy=False).reshape(-1, 2),
     )
 
 
@@ -301,18 +387,19 @@ def _described(content: dict, room: Room) -> tuple[str, str, dict]:
 def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, dataset: str) -> int:
     """How many texts there are; InputError, naming the row, unless the dump's rows are these texts (without tags)."""
     path, dataset = printable(str(dump_path(name)), 100), printable(str(dataset), 100)
-    rows = dump if isinstance(dump, list) else dump.rows
+    bare = isinstance(dump, list)
+    rows = len(dump if bare else dump.text_sha256)
     number = 0
     for number, text in enumerate(texts, start=1):
-        if number > len(rows) or isinstance(dump, list):
+        if number > rows or bare:
             continue
-        row = rows[number - 1]
-        if row.text_sha256 != text_hash(text):
+        if dump.text_sha256[number - 1] != text_hash(text):
             raise InputError(f"{path} was made from other texts: row {number} of {dataset} is not its row {number}")
-        if len(row.offsets) and row.offsets[:, 1].max() > len(text):
+        ends = dump.offsets[dump.bounds[number - 1] : dump.bounds[number], 1]
+        if len(ends) and ends.max() > len(text):
             raise InputError(f"{path}: row {number} has tokens beyond the text's end")
-    if number != len(rows):
-        raise InputError(f"{path} has {len(rows)} rows and {dataset} {number}: make the dump from this dataset")
-    if isinstance(dump, list):
+    if number != rows:
+        raise InputError(f"{path} has {rows} rows and {dataset} {number}: make the dump from this dataset")
+    if bare:
         print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")
     return number

@@ -1,16 +1,14 @@
 """Tagged text: `<name>Ada Lovelace</name> was born on <date>...</date>`, its plain text and its fields."""
 
-import csv
 import itertools
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from utils import texts
 from utils.errors import InputError
-
-# A document can be longer than the 128 KiB that the csv module allows a field by default.
-csv.field_size_limit(2**31 - 1)
+from utils.texts import check_width, unreadable  # noqa: F401 - for utils.questions
 
 # The biographies' own tags; any other that stands alone may well be part of the text.
 TAG = re.compile(r"</?(name|date|city|university|major|company)>")
@@ -20,57 +18,38 @@ TAG_NAME = "[a-z_]+"
 ANY_TAG = re.compile(rf"<(/?)({TAG_NAME})>")
 
 
-def read_texts(path: str | Path) -> Iterator[str]:
-    """Yield the column `text` of a CSV file, row by row, tags and all.
+def read(path: str | Path, column: str = "text", tags: bool | str = "auto") -> Iterator[tuple[str, str | None]]:
+    """Yield each text of a file (see utils.texts) without its tags, and with them: None where it has no tags.
 
-    Raises InputError that names the file (no such file, not UTF-8, no column `text`, no row at all) or
-    the row as well (another width, a quotation mark too few, an empty text, half a pair of tags).
+    tags: True: all texts are tagged; False: none is, and what looks like a tag is text like any other; "auto": all are
+    if the first one holds one of the biographies' own tags (TAG). Where the first does not and a later one does, nobody
+    can tell what is meant, and it is an error, as is half a pair of tags. All stages decide so, by the file alone.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a file")
-    row = 0
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            if "text" not in (reader.fieldnames or []):
-                found = ", ".join(reader.fieldnames or ["none"])
-                raise InputError(f"{path}: no column 'text' (columns, separated by commas: {found})")
-            if reader.fieldnames.count("text") > 1:
-                raise InputError(f"{path}: two columns 'text'; keep the one that is meant")
-            for row, cells in enumerate(reader, start=1):
-                check_width(path, row, cells)
-                plain = strip_tags(cells["text"])
-                # A variant of which every token was dropped is blank, but not empty.
-                if not plain:
-                    raise InputError(f"{path}: row {row} has an empty text")
-                if unpaired := TAG.search(plain):
-                    raise InputError(f"{path}: row {row} has {unpaired[0]} without its other half")
-                yield cells["text"]
-            if row == 0:
-                raise InputError(f"{path}: no rows")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(path, row, error) from error
+    tagged = tags is True
+    for number, (place, text) in enumerate(texts.read(path, column), start=1):
+        if tags == "auto" and (found := TAG.search(text)) and not tagged:
+            if number > 1:
+                raise InputError(
+                    f"{place} has {found[0]} and the first text has no such tag: tags=true takes tags off, "
+                    "tags=false leaves them as a part of the text"
+                )
+            tagged = True
+        if not tagged:
+            yield text, None
+            continue
+        plain = strip_tags(text)
+        # A variant of which every token was dropped is blank, but not empty.
+        if not plain:
+            raise InputError(f"{place} has an empty text")
+        if unpaired := TAG.search(plain):
+            hint = "; tags=false leaves tags as a part of the text" if tags == "auto" else ""
+            raise InputError(f"{place} has {unpaired[0]} without its other half{hint}")
+        yield plain, text
 
 
-def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
-    """row: the last that could be read of the CSV file, 0 for the header."""
-    if isinstance(error, OSError):
-        return InputError(f"{path}: can't be read: {error.strerror}")
-    if isinstance(error, UnicodeDecodeError):
-        return InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})")
-    if '"' in str(error) or "unexpected end" in str(error):
-        problem = "a quotation mark that is never closed, or not doubled within its text"
-        return InputError(f"{path}: row {row + 1} has {problem}")
-    return InputError(f"{path}: row {row + 1} can't be read as CSV: {error}")
-
-
-def check_width(path: str | Path, row: int, cells: dict) -> None:
-    """Raise InputError where a row, as csv.DictReader gives it, is wider or narrower than the header."""
-    if None in cells or None in cells.values():
-        raise InputError(f"{path}: row {row} has more or fewer fields than the header; quote texts with commas")
+def read_texts(path: str | Path) -> Iterator[str]:
+    """Yield the texts of a file of biographies, tags and all; raises InputError as `read` does."""
+    return (tagged for _, tagged in read(path, tags=True))
 
 
 def pairs_of_tags(tagged: str) -> list[tuple[re.Match, re.Match]]:

@@ -130,12 +130,13 @@ def is_there(value: str, kind: Callable[[int], bool]) -> bool:
         return False
 
 
-def file() -> Rule:
+def file(or_folder: bool = False) -> Rule:
     def rule(value):
         value = text()(value)
         if is_there(value, stat.S_ISDIR):
-            raise ValueError("a folder, not a file")
-        if not is_there(value, stat.S_ISREG):
+            if not or_folder:
+                raise ValueError("a folder, not a file")
+        elif not is_there(value, stat.S_ISREG):
             raise ValueError("no such file")
         if not os.access(plain_path(value), os.R_OK):
             raise ValueError("may not be read by this user")

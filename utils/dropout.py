@@ -38,12 +38,21 @@ def ranks(weights: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     return rank
 
 
-def keep_by_rank(weights: np.ndarray, bounds: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+def keep_by_rank(weights: np.ndarray, bounds: np.ndarray, alpha: float, beta: float, unit: str = "token") -> np.ndarray:
     """float64 [n]: 1 - p(r), where the token of rank r is dropped with p(r) = alpha * (1 - exp(-beta * r)).
 
     The paper's rule: rank 0, the clue most worth keeping, is never dropped; the tail is, with probability alpha.
+
+    unit: "percent" (beyond the paper) takes in place of r how many per cent of the text's tokens rank before it,
+    100 * r / n for a text of n tokens: p(r) = alpha * (1 - exp(-beta * 100 * r / n)). Texts of any length then lose the
+    same share at the same beta, and texts of 100 tokens what they lose by "token". By "token" a text of n tokens loses
+    alpha * (1 - (1 - exp(-beta * n)) / (n * (1 - exp(-beta)))) of them on average, which nears alpha as n grows.
     """
-    return 1.0 - alpha * (1.0 - np.exp(-beta * ranks(weights, bounds)))
+    rank = ranks(weights, bounds)
+    if unit == "percent":
+        counts = np.diff(bounds)
+        rank = rank * (100 / np.repeat(counts, counts))
+    return 1.0 - alpha * (1.0 - np.exp(-beta * rank))
 
 
 def keep_all_alike(count: int, alpha: float) -> np.ndarray:

@@ -31,9 +31,14 @@ class Kept:
                 with artifacts.writing(left):
                     left.unlink()
             return []
-        lines = [line for path in sorted(self.folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")]
-        found = [json.loads(line[65:]) for line in lines if line[:64] == self._checksum(line[65:])]
-        if not found and any(lines):
+        found, lines = [], 0
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with open(path, "rb") as opened:
+                for line in map(bytes.rstrip, opened):
+                    lines += bool(line)
+                    if line[:64] == self._checksum(line[65:]):
+                        found.append(json.loads(line[65:]))
+        if not found and lines:
             print("resume: what was kept is of other settings, texts, weights or versions; all is computed anew")
         return found
 

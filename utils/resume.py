@@ -15,6 +15,7 @@ from utils.errors import InputError
 # LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,
 # may differ.
 KEPT = ("seed", "dtype", "loss_on_blanks", "packing")
+YOUNGER = ("window", "stride")  # null in a record that lacks them
 KEPT_TRAINER = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -70,6 +71,7 @@ def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, ki
     try:
         before = made["config"]
         pairs = {key: (settings[key], before[key]) for key in KEPT}
+        pairs |= {key: (settings[key], before.get(key)) for key in YOUNGER}
         for key, kept in (("trainer", KEPT_TRAINER), ("lora", None)):
             now, then = (None if of[key] is None else defaults(kinds[key]) | of[key] for of in (settings, before))
             if now is None or then is None:

@@ -255,12 +255,21 @@ def context(config: "PreTrainedConfig") -> int | None:
 
 def check_ids(encoded: Encoded, rows: int, what: str) -> None:
     """Raise InputError, which begins with `what`, where a token's id is beyond the rows of the model's embedding."""
-    highest = max(encoded.input_ids, default=0)
+    check_id(max(encoded.input_ids, default=0), rows, what)
+
+
+def check_id(highest: int, rows: int, what: str) -> None:
     if highest >= rows:
         raise InputError(
             f"{what}: the tokenizer gives a token the id {highest}, and the model's embedding has {rows} rows; "
             "take the tokenizer that the model was trained with"
         )
+
+
+def highest_id(encoded: list[Encoded], first: int) -> tuple[int, int]:
+    """The highest of the texts' ids, and the row that it is in (the first text's number, from 0, is `first`)."""
+    found = ((max(of_text.input_ids, default=0), row) for row, of_text in enumerate(encoded, start=first + 1))
+    return max(found, key=lambda id_and_row: id_and_row[0])
 
 
 def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:
@@ -269,15 +278,3 @@ def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
         known = (token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) < rows)
         tokenizer.pad_token = next(known, None)
-
-
-def check_texts(encoded: list[Encoded], model: "PreTrainedModel", dataset: str) -> None:
-    """Raise InputError, naming the row, where a text has more tokens than the model's context, or one that the model
-    does not know."""
-    limit, rows = context(model.config), embedding_rows(model)
-    for row, of_text in enumerate(encoded, start=1):
-        check_ids(of_text, rows, f"{dataset}: row {row}")
-        if limit is not None and len(of_text.input_ids) > limit:
-            raise InputError(
-                f"{dataset}: row {row} has {len(of_text.input_ids)} tokens and the model takes {limit}: split the text"
-            )
