@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import biography
+from utils import texts
 from utils.errors import InputError, printable
 from utils.questions import Question, check_blanks, with_examples
 
@@ -165,10 +165,10 @@ def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
                 if columns.count(needed) != 1:
                     raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {columns})")
             for row, cells in enumerate(reader, start=1):
-                biography.check_width(path, row, cells)
+                texts.check_width(path, row, cells)
                 yield f"{path}: row {row}", cells | {"answer": cells["answer"].split("|")}
     except csv.Error as error:
-        raise biography.unreadable(path, row, error) from error
+        raise texts.unreadable(path, row, error) from error
 
 
 def jsonl_rows(path: str) -> Iterator[tuple[str, dict]]:
