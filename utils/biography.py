@@ -8,7 +8,6 @@ from pathlib import Path
 
 from utils import texts
 from utils.errors import InputError
-from utils.texts import check_width, unreadable  # noqa: F401 - for utils.questions
 
 # The biographies' own tags; any other that stands alone may well be part of the text.
 TAG = re.compile(r"</?(name|date|city|university|major|company)>")

@@ -9,7 +9,7 @@ import random
 import re
 from pathlib import Path
 
-from utils import biography
+from utils import biography, texts
 from utils.errors import InputError
 
 # What programs that read a CSV file take for a missing value, in any case.
@@ -48,7 +48,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                 raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
             prompts: dict[str, str] = {}
             for row, cells in enumerate(reader, start=1):
-                biography.check_width(path, row, cells)
+                texts.check_width(path, row, cells)
                 field = cells["field"].strip()
                 if not re.fullmatch(biography.TAG_NAME, field):
                     raise InputError(f"{path}: row {row}: field {field!r} is no tag: small letters and _ alone")
@@ -58,7 +58,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                 # file has.
                 prompts[field] = "\n".join(cells["prompt"].strip().splitlines())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise biography.unreadable(path, row, error) from error
+        raise texts.unreadable(path, row, error) from error
     for field, prompt in prompts.items():
         check_blanks(f"{path}: the prompt of field {field!r}", prompt, "name")
     if not prompts:
