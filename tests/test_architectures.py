@@ -1,6 +1,6 @@
 """A sweep over transformers' causal architectures with tiny random models (slow): each is right, or refused.
 
-    python -m tests.test_architectures       # prints what each one is, in a minute or two, and the README's counts
+    python -m tests.test_architectures       # prints what each one is, and the counts of docs/own-data.md: minutes
 
 An architecture that a new version of transformers brings, or treats otherwise, fails here until it is in its place.
 """
@@ -282,7 +282,7 @@ def test_the_readme_counts_them():
         f"transformers 5.23, {made - of_reading} are read and {of_reading} refused; "
         f"{made - of_answering} answer and {of_answering} are refused."
     )
-    assert counts in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert counts in " ".join((ROOT / "docs/own-data.md").read_text(encoding="utf-8").split())
 
 
 def outcome(check: Callable[[str], None], kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The README's commands are commands: each composes, and its values pass the rules."""
+"""The commands of the README and of docs/ are commands: each composes, and its values pass the rules."""
 
 import importlib
 import re
@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 from utils.config import CONFIG_FOLDER, model
 from workflow import readme
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+WRITTEN = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS])
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", WRITTEN, flags=re.DOTALL | re.MULTILINE)
 LINES = "".join(BLOCKS).replace("\\\n", " ").splitlines()
 SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
 COMMANDS = [line for line in LINES if any(f"{script}.py" in line for script in SCRIPTS)]
@@ -43,11 +44,16 @@ def test_a_command_of_the_readme_is_understood(command):
             assert expected or rule.__qualname__ == model().__qualname__, problem
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1300
+
+
 def test_the_file_table_names_every_module():
+    table = (ROOT / "docs/files.md").read_text(encoding="utf-8")
     folders = [ROOT / name for name in ("utils", "workflow")]
     for path in [*ROOT.glob("*.py"), *(ROOT / "demo").glob("*.*"), *(file for f in folders for file in f.glob("*.py"))]:
         if path.name != "__init__.py":
-            assert path.name in README, path.name
+            assert path.name in table, path.name
 
 
 @pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.parent.name)
@@ -63,7 +69,9 @@ def test_a_marked_place_is_filled():
     assert readme.section(table, "two") == "| b |"
 
 
-@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize(
+    "page", [*readme.PAGES, *DOCS, ROOT / "data/README.md"], ids=lambda page: f"{page.parent.name}/{page.name}"
+)
 def test_the_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
