@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import re
 import shlex
 import shutil
@@ -536,6 +537,18 @@ def test_steps_make_the_budget():
     assert budget.steps_for(40_000, 50.0, 8, 4) == (100, 25)
     assert budget.steps_for(41_000, 50.0, 8, 4) == (104, 26)
     assert budget.steps_for(1, 50.0, 8, 4) == (4, 1)
+
+
+def test_a_budget_counts_the_windows_of_long_texts(tiny_model, tmp_path):
+    texts = [" born" * count for count in (3, 30, 61)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    whole = budget.lengths(str(tiny_model), str(tmp_path / "texts.jsonl"), None, None)
+    window, stride = 20, 7
+    found = budget.lengths(str(tiny_model), str(tmp_path / "texts.jsonl"), window, stride)
+    # A bos token begins each window.
+    more = [math.ceil(max(0, length - window) / stride) for length in whole]
+    assert len(found) == len(texts) + sum(more) and max(found) == window
+    assert found.count(window) >= sum(more)
 
 
 def test_a_table_in_epochs_is_made(clone, snakemake):

@@ -1,20 +1,25 @@
 """How many steps of training make a number of tokens, or of epochs, of these texts.
 
-    python workflow/budget.py MODEL TEXTS.csv OUTPUT BUDGET CHECKPOINTS BATCH ACCUMULATED PROCESSES
+    python workflow/budget.py MODEL TEXTS OUTPUT BUDGET CHECKPOINTS WINDOW STRIDE BATCH ACCUMULATED PROCESSES
 
-BUDGET is a number of tokens, or epochs=20. Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts
-a step>". Token-dropout changes how many tokens a text has. So that all arms of a table are trained on the same number
-of tokens, an arm with shorter texts takes more steps, and so does one with few texts: what is left over at the end of
-an epoch is a step of fewer texts. In epochs the arm with more texts takes more steps.
+BUDGET is a number of tokens, or epochs=20; WINDOW and STRIDE are train.py's, or null. Writes one line: "<steps> <steps
+between checkpoints> <tokens a text> <texts a step>", in which each window of a long text is a text.
+
+Token-dropout changes how many tokens a text has. So that all arms of a table are trained on the same number of tokens,
+an arm with shorter texts takes more steps, and so does one with few texts: what is left over at the end of an epoch is
+a step of fewer texts. In epochs the arm with more texts takes more steps.
 """
 
 import math
 import sys
 from pathlib import Path
 
+from transformers import AutoConfig
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import biography, tokens
+from utils import biography, tokens, windows
+from utils.adapters import adapter_base
 from utils.artifacts import whole_file
 
 
@@ -41,13 +46,23 @@ def steps_for_epochs(epochs: int, an_epoch: int, checkpoints: int) -> tuple[int,
     return epochs * an_epoch, epochs // checkpoints * an_epoch
 
 
-def main(model: str, texts: str, output: str, budget: str, checkpoints: str, *of_step: str) -> None:
-    plain = [biography.strip_tags(tagged) for tagged in biography.read_texts(texts)]
+def lengths(model: str, texts: str, window: int | None, stride: int | None) -> list[int]:
+    """How many tokens each text has that train.py makes of the file's: a long one's windows."""
+    plain = [text for text, _ in biography.read(texts)]
     encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
-    tokens_a_text = sum(len(of_text.input_ids) for of_text in encoded) / len(encoded)
-    texts_a_step = texts_in_step(len(encoded), *map(int, of_step))
+    config = AutoConfig.from_pretrained(**tokens.source(adapter_base(model) or model))
+    window = windows.size(window, tokens.context(config), model)
+    return [len(cut.places) for encoded_text in encoded for cut in windows.windows(encoded_text, window, stride)]
+
+
+def main(
+    model: str, texts: str, output: str, budget: str, checkpoints: str, window: str, stride: str, *of_step: str
+) -> None:
+    found = lengths(model, texts, *(None if given == "null" else int(given) for given in (window, stride)))
+    tokens_a_text = sum(found) / len(found)
+    texts_a_step = texts_in_step(len(found), *map(int, of_step))
     if budget.startswith("epochs="):
-        an_epoch = steps_an_epoch(len(encoded), *map(int, of_step))
+        an_epoch = steps_an_epoch(len(found), *map(int, of_step))
         steps, each = steps_for_epochs(int(budget.removeprefix("epochs=")), an_epoch, int(checkpoints))
     else:
         steps, each = steps_for(int(budget), tokens_a_text, texts_a_step, int(checkpoints))

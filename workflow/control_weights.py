@@ -45,11 +45,14 @@ def in_spans(row: Row, tagged: str, only: str | None = None) -> np.ndarray:
 
 def main(control: str, difference: str, dataset: str, seed: str, output: str) -> None:
     dump = attention_dump.read_dump(difference)
-    texts = list(biography.read_texts(dataset))
-    attention_dump.check_texts(dump, map(biography.strip_tags, texts), difference, dataset)
+    texts = list(biography.read(dataset))
+    attention_dump.check_texts(dump, (plain for plain, _ in texts), difference, dataset)
     generator = np.random.default_rng(int(seed))
     make = {"shuffled": shuffled, "facts": facts, "name_first": name_first}[control]
-    rows = [row._replace(values=make(row, tagged, generator)) for row, tagged in zip(dump.rows, texts, strict=True)]
+    rows = [
+        row._replace(values=make(row, tagged or plain, generator))
+        for row, (plain, tagged) in zip(dump.rows, texts, strict=True)
+    ]
     made = Dump.of(f"{control} {dump.model}", dump.tokenizer, dump.settings | {"control": control}, rows)
     attention_dump.write(made, output)
 

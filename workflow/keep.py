@@ -11,7 +11,7 @@ from workflow.table import augmentation_of, dump_of, shown_by
 def keep_probabilities(config: dict, folder: str) -> dict:
     """{"settings": what was asked for, "tokens": the first text's tokens, "arms": {arm: keep-probability of each}};
     `folder` holds the dumps."""
-    plain = biography.strip_tags(next(biography.read_texts(config["dataset"])))
+    plain, _ = next(biography.read(config["dataset"]))
     tokenizer = tokens.load_tokenizer(config["trained"])
     encoded = tokens.encode(tokenizer, [plain], "tokenizer")
     offsets, bounds = tokens.end_to_end(encoded)
@@ -20,10 +20,10 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     arms = {}
     for arm in config["arms"]:
         dump = dump_of(config, arm, config["seeds"][0])
-        of_arm = {"alpha": 1.0} | augmentation_of(config, arm)
+        of_arm = {"alpha": 1.0, "rank_unit": "token"} | augmentation_of(config, arm)
         if dump:
             weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
-            keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"])
+            keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"], of_arm["rank_unit"])
         else:
             keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
