@@ -85,7 +85,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     started = time.monotonic()
     asked, unanswerable = questions_of(config)
     if unanswerable and artifacts.is_first_process():
-        print(f"{config.questions}: {unanswerable} questions that have no answer are left out")
+        print(f"{config.questions}: {unanswerable} questions without an answer are left out")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -142,7 +142,7 @@ def settle(config) -> None:
         config.examples = config.examples or config.questions
         return
     if config.group is not None:
-        raise InputError("group: leave it out, or give questions=...; those about people have scores by field")
+        raise InputError("group: leave it out, or give questions=...; questions about people are scored by field")
     for key in ("dataset", "prompts"):
         check_value(key, config[key], file())
     config.template = None
@@ -190,7 +190,9 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
 
     without = sum(not question.choices for question in asked)
     if config.choice and without and is_main_process():
-        print(f"choice: {without} of {len(asked)} questions have none, since the answers of their group hardly repeat")
+        print(
+            f"choice: {without} of {len(asked)} questions have no choices: their answers hardly repeat"
+        )
 
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}

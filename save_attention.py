@@ -283,7 +283,7 @@ def before_fields(
         if not last:
             raise InputError(
                 f"{dataset}: row {row} has no tagged field with text before it, and queries=before_fields looks from "
-                "there: tag its fields, or take queries=following"
+                "there: tag its fields, or use queries=following"
             )
         found.append(of_text.positions[last])
     return found

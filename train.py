@@ -66,7 +66,7 @@ def train(config) -> None:
     texts = [plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags)]
     if not config.resume and any(model_dir.glob("checkpoint-*")):
         raise InputError(
-            f"model_dir={model_dir}: holds checkpoints already; go on from the last with resume=true, or name another"
+            f"model_dir={model_dir}: already holds checkpoints; continue with resume=true, or use another folder"
         )
     settings = OmegaConf.to_container(config)
     trained_on = {
@@ -112,7 +112,7 @@ def train(config) -> None:
     )
     if checkpoint and 0 < arguments.max_steps <= resume.steps_done(checkpoint):
         # The Trainer would take one step more where they do not end an epoch.
-        print(f"Nothing was left to do; the last checkpoint is {checkpoint}")
+        print(f"Nothing left to do; the last checkpoint is {checkpoint}")
         return
     lora = None
     if config.lora is not None:
@@ -211,7 +211,7 @@ def train(config) -> None:
                     shutil.rmtree(left, ignore_errors=True)
                 begin = f"from {checkpoint}" if checkpoint else "from the start"
                 in_windows = f" ({long} of more than {window} tokens: {len(examples)} windows in all)" if long else ""
-                print(f"Training {count:,} weights on {len(texts)} texts{in_windows}, {begin}", flush=True)
+                print(f"Training {count:,} parameters on {len(texts)} texts{in_windows}, {begin}", flush=True)
 
         def on_step_end(self, *_, **__):
             if is_main_process() and not self.begun:
@@ -227,9 +227,9 @@ def train(config) -> None:
             if not loss.isfinite():
                 step = self.state.global_step + 1
                 if (inputs["labels"] == -100).all():
-                    hint = "no token of its texts is to be learnt; raise trainer.per_device_train_batch_size"
+                    hint = "no token of the batch counts in the loss; raise trainer.per_device_train_batch_size"
                 else:
-                    hint = "lower trainer.learning_rate, or take dtype=float32 and trainer.bf16=false"
+                    hint = "lower trainer.learning_rate, or use dtype=float32 and trainer.bf16=false"
                 raise InputError(f"the loss is not a number (NaN) at step {step}: {hint}")
             return loss
 
@@ -239,13 +239,13 @@ def train(config) -> None:
             except (OSError, SafetensorError, RuntimeError) as error:  # torch's own files raise the last
                 raise artifacts.NotWritten(
                     f"model_dir={model_dir}: checkpoint-{self.state.global_step} can't be saved: {one_line(error)}; "
-                    "once it can, resume=true goes on from the checkpoint before"
+                    "once it can, resume=true continues from the checkpoint before"
                 ) from error
 
     # Train
     if arguments.dataloader_drop_last and len(examples) < arguments.train_batch_size:
         raise InputError(
-            f"trainer.dataloader_drop_last=true: {len(examples)} texts are less than a batch; leave it out"
+            f"trainer.dataloader_drop_last=true: {len(examples)} texts are fewer than a batch; leave it out"
         )
     begins = Record()
     try:
@@ -279,7 +279,7 @@ def train(config) -> None:
         return
     last = resume.last_checkpoint(model_dir)
     if last is not None and last == checkpoint:
-        print(f"Nothing was left to do; the last checkpoint is {last}")
+        print(f"Nothing left to do; the last checkpoint is {last}")
     else:
         saved = f"the last checkpoint is {last}" if last else "no checkpoint was saved"
         since = f" since {checkpoint}" if checkpoint else ""

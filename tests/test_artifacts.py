@@ -194,7 +194,7 @@ def test_a_file_and_its_record_are_never_of_two_runs(tmp_path, moves):
 def test_a_second_run_of_a_name_is_refused_and_one_of_another_is_not(tmp_path):
     path = tmp_path / "new folder" / "file.csv"
     with artifacts.claimed("save_name", path) as folder:
-        message = f"^save_name: another run is writing {path} now; wait until it has ended, or give another name$"
+        message = f"^save_name: another run is writing {path}; wait for it to finish, or use another name$"
         with pytest.raises(InputError, match=message), artifacts.claimed("save_name", path):
             pass
         # Names that are alike where they are long.

@@ -58,12 +58,12 @@ MISTAKES = {
     ),
     "a path that is not there": ([*SAVE, "model=./none", "dataset=data/biography_real.csv"], "no such folder or file"),
     "a dump that is missing": ([*ATTENTION, "attn_weights=none"], "none.pkl: no such dump"),
-    "a dump of other texts": ([*ATTENTION, "attn_weights=other"], "other.pkl was made from other texts: row 1"),
-    "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl was made from other texts: row 1"),
+    "a dump of other texts": ([*ATTENTION, "attn_weights=other"], "other.pkl was made from different texts: row 1"),
+    "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl was made from different texts: row 1"),
     "a pickle that runs code": ([*ATTENTION, "attn_weights=hostile"], "hostile.pkl: refused: it asks for"),
     "a pair of other texts": (
         ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=fewer", "attn_diff=out"],
-        "the dumps are of other texts: model other has 15 rows, model fewer has 1",
+        "the dumps are of different texts: model other has 15 rows, model fewer has 1",
     ),
     "a dump against itself": (
         ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=other", "attn_diff=out"],
@@ -95,10 +95,10 @@ MISTAKES = {
     ),
     "a configuration that is not there": (["python", "train.py", "--config-name", "none"], "none"),
     "a value that Hydra can't read": ([*RANDOM, "alpha=[1"], "alpha=[1"),
-    "a path that needs quotes": ([*SAVE, "dataset=my été.csv"], "goes in quotes: \"key='value'\""),
+    "a path that needs quotes": ([*SAVE, "dataset=my été.csv"], "special characters: \"key='value'\""),
     "a sweep into one file": (
         [*RANDOM[:2], "-m", *RANDOM[2:], "alpha=1", "seed=1,2,3"],
-        "save_name: the jobs of this sweep would write over each other; let it hold what is swept: save_name='...",
+        "save_name: the jobs of this sweep would overwrite each other; put the swept key into the name: save_name='...",
     ),
     "a sweep into one file by one of two keys": (
         [*RANDOM[:2], "-m", *RANDOM[2:], "alpha=1", "save_name=x-${seed}", "seed=1,2", "model=a/b,c/d"],
@@ -106,7 +106,7 @@ MISTAKES = {
     ),
     "a sweep into one folder": (
         ["python", "evaluate.py", "-m", "model=a/b,c/d", "output_dir=out"],
-        "output_dir: the jobs of this sweep would write over each other",
+        "output_dir: the jobs of this sweep would overwrite each other",
     ),
     "a sweep of trainings into one folder": (
         ["python", "train.py", "-m", "model_dir=out", "trainer.learning_rate=0.1,0.2"],
@@ -122,7 +122,7 @@ MISTAKES = {
     "an interpolation that is no number": ([*RANDOM, "alpha=${save_name}"], "alpha=out: must be a number from 0 to 1"),
     "a sub-tree as a whole": (
         ["python", "train.py", "model_dir=out", "quant={load_in_4bit: true}"],
-        "quant: set its keys one by one: quant.<key>=..., with a plus before a key that the YAML does not list",
+        "quant: set its keys one by one: quant.<key>=..., with a plus if the YAML does not list the key",
     ),
     "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be a name; one of digits"),
 }

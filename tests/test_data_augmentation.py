@@ -203,7 +203,7 @@ def test_a_bare_list_is_taken_in_row_order_with_a_warning(augment, tiny_model, t
     arrays = [-np.arange(len(of_text.offsets), dtype=np.float64) for of_text in encoded]
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays))
     assert augment(**ATTENTION) == same
-    assert "taken in row order" in capsys.readouterr().out
+    assert "read in row order" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("blank", ["collapse", "delete"])
@@ -305,14 +305,14 @@ def test_what_was_kept_of_something_else_is_not_used(augment, tiny_model, tmp_pa
         calls = count_variants(patch, 9)
         augment(**keys, resume="true")
     assert len(calls) == 3
-    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
 
 
 def test_a_second_run_of_a_name_is_refused(augment, tmp_path):
     path = tmp_path / "data_augmented/out.csv"
     with (
         artifacts.claimed("save_name", path),
-        pytest.raises(InputError, match="^save_name: another run is writing data_augmented/out.csv now"),
+        pytest.raises(InputError, match="^save_name: another run is writing data_augmented/out.csv;"),
     ):
         augment(**RANDOM)
     assert not path.parent.exists()

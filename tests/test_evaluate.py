@@ -135,7 +135,7 @@ def test_free_questions_are_asked_resumed_and_scored_by_group(ask, free, tmp_pat
     # Choices where they repeat: four of yes or no, none of three places.
     assert ask(questions=free, group="kind") == (14, 8)
     said = capsys.readouterr().out
-    assert said.count("choice: 3 of 7 questions have none, since the answers of their group hardly repeat\n") == 2
+    assert said.count("choice: 3 of 7 questions have no choices: their answers hardly repeat\n") == 2
     assert said.count("7 questions; ") == 2
     unbroken = written(tmp_path / "out")
     for step in (5, 10):
@@ -199,7 +199,7 @@ def test_the_best_accepted_answer_counts_and_the_limit_leaves_room_for_all(ask, 
 
     monkeypatch.setattr(answers, "greedy_answers", saying)
     ask(questions=path, model_dir="trained/checkpoint-5")
-    assert f"{path}: 1 questions that have no answer are left out\n" in capsys.readouterr().out
+    assert f"{path}: 1 questions without an answer are left out\n" in capsys.readouterr().out
     ((golds, limit, longest),) = asked
     assert golds == ["Ada", "Osk"] and limit == longest
     one, other = read(tmp_path / "out/predictions.csv")
@@ -211,7 +211,7 @@ def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, c
     keys = {"model_dir": "trained/checkpoint-5"}
     ask((3, 99), **keys)
     assert ask(resume="true", seed=2, **keys) == (5, 5)
-    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
     ask((3, 99), **keys)
     shutil.copytree(trained / "checkpoint-5", trained.parent / "spare")
     try:
@@ -219,13 +219,13 @@ def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, c
         assert ask(resume="true", **keys) == (5, 5)
     finally:
         shutil.copytree(trained.parent / "spare", trained / "checkpoint-5", dirs_exist_ok=True)
-    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
 
 
 def test_a_second_evaluation_of_a_checkpoint_is_refused(ask, tmp_path):
     with (
         artifacts.claimed("output_dir", tmp_path / "out/checkpoint-10/predictions.csv"),
-        pytest.raises(InputError, match="^output_dir: another run is writing .*checkpoint-10/predictions.csv now"),
+        pytest.raises(InputError, match="^output_dir: another run is writing .*checkpoint-10/predictions.csv;"),
     ):
         ask()
     assert not (tmp_path / "out").exists()

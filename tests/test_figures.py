@@ -184,7 +184,7 @@ def test_from_a_model_to_its_ranks(work, condition):
 
 
 def test_dumps_of_other_texts_or_queries_are_refused(work, tmp_path):
-    with pytest.raises(InputError, match="plain_date.pkl was made from other texts: row 1"):
+    with pytest.raises(InputError, match="plain_date.pkl was made from different texts: row 1"):
         others = tmp_path / "texts.csv"
         others.write_text((work / "texts.csv").read_text(encoding="utf-8").replace("born", "reared"), encoding="utf-8")
         ranks.ranks(others, work, "plain")

@@ -233,7 +233,7 @@ QUESTION = {"question": "q", "answer": "a"}
         ("q.csv", "question,answer,paragraph\nq,a,\n", "q.csv: row 1 has an empty paragraph"),
         ("q.csv", "question,answer\nWho, where?,a\n", "q.csv: row 1 has more or fewer fields than the header"),
         ("q.csv", 'question,answer\n"q,a\n', "q.csv: row 1 has a quotation mark that is never closed"),
-        ("q.csv", b"question,answer\nq,\xe9\n", "q.csv: not in UTF-8"),
+        ("q.csv", b"question,answer\nq,\xe9\n", "q.csv: not UTF-8"),
         ("q.csv", "question,answer,is_impossible\nq,,True\n", "q.csv: no question has an answer"),
         ("q.txt", "q", "q.txt: must be a .csv, .jsonl or .json file"),
         ("q.jsonl", b"", "q.jsonl: no questions"),
@@ -241,18 +241,18 @@ QUESTION = {"question": "q", "answer": "a"}
         ("q.jsonl", [QUESTION, {"question": "q", "reply": 1}], "line 2 has no 'answer' (it has: question, reply)"),
         ("q.jsonl", b'{"question": "q", "answer": "a"}\n{', "q.jsonl: line 2 can't be read as JSON: Expecting"),
         ("q.jsonl", b"[" * 100_000, "q.jsonl: line 1 can't be read as JSON: "),
-        ("q.jsonl", [["q", "a"]], "q.jsonl: line 1 is no JSON object: ['q', 'a']"),
-        ("q.jsonl", [{"question": None, "answer": "a"}], "q.jsonl: line 1: 'question' is no text: None"),
-        ("q.jsonl", [{"question": "q", "answer": None}], "q.jsonl: line 1: 'answer' is no text: None"),
+        ("q.jsonl", [["q", "a"]], "q.jsonl: line 1 is not a JSON object: ['q', 'a']"),
+        ("q.jsonl", [{"question": None, "answer": "a"}], "q.jsonl: line 1: 'question' is not text: None"),
+        ("q.jsonl", [{"question": "q", "answer": None}], "q.jsonl: line 1: 'answer' is not text: None"),
         ("q.jsonl", [{"question": "q", "answer": ["a", ""]}], "q.jsonl: line 1 has an empty answer"),
-        ("q.jsonl", [{"question": "q", "answers": [["a"]]}], "q.jsonl: line 1: 'answer' is no text: ['a']"),
-        ("q.jsonl", [{"question": "q", "answers": {"start": 1}}], "q.jsonl: line 1: 'answer' is no text: None"),
+        ("q.jsonl", [{"question": "q", "answers": [["a"]]}], "q.jsonl: line 1: 'answer' is not text: ['a']"),
+        ("q.jsonl", [{"question": "q", "answers": {"start": 1}}], "q.jsonl: line 1: 'answer' is not text: None"),
         ("q.jsonl", [QUESTION | {"context": ""}], "q.jsonl: line 1 has an empty context"),
         ("q.jsonl", [{"question": "\ud800", "answer": "a"}], "q.jsonl: line 1: 'question' holds half of a character"),
-        ("q.jsonl", [{"questions": {"q": "a"}}], "q.jsonl: line 1: 'questions' is no list"),
+        ("q.jsonl", [{"questions": {"q": "a"}}], "q.jsonl: line 1: 'questions' is not a list"),
         ("q.json", {"data": [{"paragraphs": [{"qas": [{"answers": []}]}]}]}, "article 1, paragraph 1, question 1 has"),
-        ("q.json", [{"questions": [QUESTION, "q"]}], "q.json: item 1, question 2 is no JSON object: q"),
-        ("q.json", "5", "q.json is no JSON object: 5"),
+        ("q.json", [{"questions": [QUESTION, "q"]}], "q.json: item 1, question 2 is not a JSON object: q"),
+        ("q.json", "5", "q.json is not a JSON object: 5"),
         ("q.json", "[", "q.json can't be read as JSON: "),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_group_that_is_no_column(tmp_path):
     path = saved(tmp_path, "q.jsonl", [QUESTION | {"kind": "x"}, QUESTION])
     with pytest.raises(InputError, match=r"^group=kind: .*q.jsonl: line 2 has no such column \(it has: question, ans"):
         read(path, "kind")
-    with pytest.raises(InputError, match=r"q.jsonl: line 1: 'kind' is no text: \['x'\]"):
+    with pytest.raises(InputError, match=r"q.jsonl: line 1: 'kind' is not text: \['x'\]"):
         read(saved(tmp_path, "q.jsonl", [QUESTION | {"kind": ["x"]}]), "kind")
 
 

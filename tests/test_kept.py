@@ -46,7 +46,7 @@ def test_a_line_that_was_changed_counts_for_nothing(keep, tmp_path):
 def test_what_was_kept_of_something_else_is_not_used_and_a_line_says_so(keep, tmp_path, capsys):
     assert Kept(tmp_path, {"seed": 2}).read(resume=True) == []
     assert capsys.readouterr().out == (
-        "resume: what was kept is of other settings, texts, weights or versions; all is computed anew\n"
+        "resume: what was kept has different settings, texts, weights or versions; starting over\n"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
 
 def test_what_cannot_be_written_says_that_resume_goes_on(tmp_path):
     with (
-        pytest.raises(InputError, match="^file: full; what was computed is kept, and resume=true goes on from there$"),
+        pytest.raises(InputError, match="^file: full; what was computed is kept; resume=true continues from there$"),
         artifacts.claimed("save_name", tmp_path / "file") as folder,
     ):
         Kept(folder, {}).add(1)

@@ -37,7 +37,7 @@ TRAIN = f"{QUANTIZED} quant=null"
 ASK = "evaluate model=tiny dataset=people.csv examples=people.csv prompts=prompts.csv shots=1 output_dir=out"
 FREE = "evaluate model=tiny questions=questions.csv shots=0 output_dir=out"
 
-QUOTES = "a value with spaces or signs goes in quotes: \"key='value'\""
+QUOTES = "quote a value with spaces or special characters: \"key='value'\""
 MODEL = "give a hub name, a model's folder or a .gguf file"
 ANOTHER = (
     "give another model=..., a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"
@@ -64,18 +64,18 @@ EARLY = [
         f"{CONTRAST} xyz=1",
         "unknown key xyz: the keys are: attn_dump_large, attn_dump_small, attn_diff, operation, target",
     ),
-    (f"{RANDOM} alpha=[1", f"alpha=[1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha=1]", f"alpha=1]: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha={{1", f"alpha={{1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha=1,", f"alpha=1,: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha=,1", f"alpha=,1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha==1", f"alpha==1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha = 1", f"alpha: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} alpha:1", f"alpha:1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} =1", f"=1: not of the form key=value; {QUOTES}"),
-    (f'{RANDOM} "alpha=\'1"', f"alpha='1: not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} 'save_name=a(b)'", f"save_name=a(b): not of the form key=value; {QUOTES}"),
-    (f"{RANDOM} 'dataset=my texts.csv.é'", f"dataset=my texts.csv.é: not of the form key=value; {QUOTES}"),
+    (f"{RANDOM} alpha=[1", f"alpha=[1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha=1]", f"alpha=1]: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha={{1", f"alpha={{1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha=1,", f"alpha=1,: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha=,1", f"alpha=,1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha==1", f"alpha==1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha = 1", f"alpha: expected key=value; {QUOTES}"),
+    (f"{RANDOM} alpha:1", f"alpha:1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} =1", f"=1: expected key=value; {QUOTES}"),
+    (f'{RANDOM} "alpha=\'1"', f"alpha='1: expected key=value; {QUOTES}"),
+    (f"{RANDOM} 'save_name=a(b)'", f"save_name=a(b): expected key=value; {QUOTES}"),
+    (f"{RANDOM} 'dataset=my texts.csv.é'", f"dataset=my texts.csv.é: expected key=value; {QUOTES}"),
     (f"{RANDOM} alpha=1,2", "alpha=1,2: several values; give one, or a list in brackets: alpha=[1,2]"),
     (f"{RANDOM} --alpha=1", "unrecognized arguments: --alpha=1; keys go without dashes: key=value"),
     (f"{RANDOM} -x", "unrecognized arguments: -x; keys go without dashes: key=value"),
@@ -90,7 +90,7 @@ EARLY = [
         f"{RANDOM} +seed=3",
         "Could not append to config. An item is already at 'seed'.; Either remove + prefix: …",
     ),
-    (f"{RANDOM} alpha.x=1", "unknown key alpha.x: correct it, or add what the YAML does not list with a plus: …"),
+    (f"{RANDOM} alpha.x=1", "unknown key alpha.x: check the spelling; to add a key that the YAML does not list: …"),
     ("contrast_attention attn_diff=out", "still needed: attn_dump_large=..., attn_dump_small=..."),
     ("train", "still needed: model_dir=..."),
     (
@@ -161,12 +161,12 @@ EARLY = [
     (f"{TRAIN} r=8", "unknown key r: did you mean lora.r?"),
     (
         f"{TRAIN} save_steps=3",
-        "unknown key save_steps: did you mean trainer.max_steps? What the YAML does not list goes as "
+        "unknown key save_steps: did you mean trainer.max_steps? To add a key that the YAML does not list: "
         "+trainer.save_steps=...",
     ),
     (
         f"{TRAIN} trainer.save_steps=3",
-        "unknown key trainer.save_steps: correct it, or add what the YAML does not list with a plus: "
+        "unknown key trainer.save_steps: check the spelling; to add a key that the YAML does not list: "
         "+trainer.save_steps=...",
     ),
     (f"{TRAIN} trainer.output_dir=x", "trainer.output_dir: leave it out; model_dir=... says it"),
@@ -179,25 +179,25 @@ EARLY = [
     ),
     (
         "train model_dir=out 'quant={load_in_4bit: true}'",
-        "quant: set its keys one by one: quant.<key>=..., with a plus before a key that the YAML does not list",
+        "quant: set its keys one by one: quant.<key>=..., with a plus if the YAML does not list the key",
     ),
     # Files of texts
     (f"{SAVE} dataset=none.csv", "dataset=none.csv: no such file"),
     (f"{SAVE} dataset=2024", "dataset=2024: must be a name; one of digits goes in quotes: \"key='2024'\""),
     (f"{SAVE} dataset=data", "data: the folder holds no .txt file; name the file of texts in it, if there is one"),
     (f"{ASK} dataset=data", "dataset=data: a folder, not a file"),
-    (f"{SAVE} dataset=texts.tsv", f"texts.tsv: what kind of file is it? Texts come from {KINDS}: give its name one …"),
+    (f"{SAVE} dataset=texts.tsv", f"texts.tsv: unknown kind of file; texts are read from {KINDS}"),
     (f"{SAVE} text_column=", "text_column=: must be a name"),
     (f"{TRAIN} text_column=body", f"texts.csv: no column 'body' (columns, separated by commas: text){COLUMN}"),
     (f"{RANDOM} dataset=texts.jsonl", f"texts.jsonl: row 1 has no 'text' (keys: body){COLUMN}"),
-    (f"{RANDOM} dataset=texts.jsonl text_column=body", "texts.jsonl: row 3 is no JSON: Expecting value: …"),
+    (f"{RANDOM} dataset=texts.jsonl text_column=body", "texts.jsonl: row 3 is not JSON: Expecting value: …"),
     (f"{TRAIN} dataset=texts.parquet", f"texts.parquet: no column 'text' (columns: body){COLUMN}"),
     (f"{TRAIN} dataset=broken.parquet", "broken.parquet: can't be read as Parquet: …"),
     (f"{SAVE} dataset=other.json", "other.json: entry 1 has no text 'context': not SQuAD's JSON, which is a list …"),
-    (f"{SAVE} dataset=people.json", "people.json: no JSON, or not SQuAD's JSON, which is a list of objects with …"),
+    (f"{SAVE} dataset=people.json", "people.json: not JSON, or not SQuAD's JSON, which is a list of objects with …"),
     (f"{SAVE} dataset=notes", "notes/b.txt has an empty text"),
     (f"{SAVE} dataset=notes text_column=body", "text_column=body: notes has no columns; leave it out"),
-    (f"{SAVE} dataset=latin1.txt", "latin1.txt: not a text in UTF-8; save it as one (…)"),
+    (f"{SAVE} dataset=latin1.txt", "latin1.txt: not UTF-8 text; save it as UTF-8 (…)"),
     (f"{SAVE} tags=maybe", "tags=maybe: must be one of: auto, True, False"),
     (f"{SAVE} dataset=later.csv", "later.csv: row 2 has <city> and the first text has no such tag: tags=true takes …"),
     (f"{RANDOM} dataset=half.csv tags=true", "half.csv: row 1 has <city> without its other half"),
@@ -206,8 +206,8 @@ EARLY = [
     (f"{RANDOM} dataset=empty.csv", "empty.csv: no column 'text' (columns, separated by commas: none)…"),
     (f"{RANDOM} dataset=header.csv", "header.csv: no rows"),
     (f"{TRAIN} dataset=semicolons.csv", "semicolons.csv: no column 'text' (columns, separated by commas: text;name)…"),
-    (f"{RANDOM} dataset=twice.csv", "twice.csv: two columns 'text'; keep the one that is meant"),
-    (f"{RANDOM} dataset=latin1.csv", "latin1.csv: not a CSV file in UTF-8; save it as one (…)"),
+    (f"{RANDOM} dataset=twice.csv", "twice.csv: two columns 'text'; keep one of them"),
+    (f"{RANDOM} dataset=latin1.csv", "latin1.csv: not a UTF-8 CSV file; save it as UTF-8 (…)"),
     (
         f"{RANDOM} dataset=open.csv",
         f"open.csv: row 2 has {UNPAIRED}",
@@ -232,7 +232,10 @@ EARLY = [
     (f"{ASK} prompts=other.csv", "other.csv: the prompt of field 'city' holds {city}; only {name} is filled in"),
     (f"{ASK} prompts=nameless.csv", "nameless.csv: the prompt of field 'city' must hold {name}"),
     (f"{ASK} prompts=again.csv", "again.csv: field 'city' has two prompts"),
-    (f"{ASK} prompts=tagless.csv", "tagless.csv: row 1: field 'birth-place' is no tag: small letters and _ alone"),
+    (
+        f"{ASK} prompts=tagless.csv",
+        "tagless.csv: row 1: field 'birth-place' is not a tag; use lower-case letters and _",
+    ),
     (f"{ASK} prompts=unasked.csv", "unasked.csv: no prompts"),
     # Free questions
     (f"{FREE} questions=none.csv", "questions=none.csv: no such file"),
@@ -248,7 +251,7 @@ EARLY = [
     (f"{FREE} questions=empty_answer.jsonl", "empty_answer.jsonl: line 1 has an empty answer"),
     (f"{FREE} questions=cut.jsonl", "cut.jsonl: line 2 can't be read as JSON: …"),
     (f"{FREE} questions=answerless.json", "answerless.json, article 1, question 1 has no 'answer' (it has: question)"),
-    (f"{FREE} questions=latin1_questions.csv", "latin1_questions.csv: not in UTF-8; save it so (…)"),
+    (f"{FREE} questions=latin1_questions.csv", "latin1_questions.csv: not UTF-8; save it as UTF-8 (…)"),
     (
         f"{FREE} shots=2",
         "shots=2: the examples have 1 questions about other paragraphs than that of questions.csv: row 1",
@@ -268,7 +271,7 @@ EARLY = [
     ),
     (f"{FREE} template=null", "still needed: template=..., which says how a question of questions=... is asked"),
     (f"{FREE} people=2", "people: leave it out; all questions of questions=... are asked"),
-    (f"{ASK} group=kind", "group: leave it out, or give questions=...; those about people have scores by field"),
+    (f"{ASK} group=kind", "group: leave it out, or give questions=...; questions about people are scored by field"),
     (f"{ASK} prompts=none.csv", "prompts=none.csv: no such file"),
     (f"{ASK} dataset=none.csv", "dataset=none.csv: no such file"),
     # Outputs
@@ -297,11 +300,11 @@ EARLY = [
     # Runs to go on with
     (
         f"{TRAIN} model_dir=trained",
-        "model_dir=trained: holds checkpoints already; go on from the last with resume=true, or name another",
+        "model_dir=trained: already holds checkpoints; continue with resume=true, or use another folder",
     ),
     (
         f"{TRAIN} model_dir=trained resume=true",
-        "resume: trained/checkpoint-2 lacks its weights; no checkpoint before it is whole: train anew …",
+        "resume: trained/checkpoint-2 lacks its weights; no earlier checkpoint is whole: train again …",
     ),
     # Dumps
     (
@@ -319,13 +322,13 @@ EARLY = [
     (f"{CONTRAST} attn_dump_small=changed", "changed.pkl: refused: damaged: its checksum is not that of what it holds"),
     (
         f"{CONTRAST} attn_dump_small=bare",
-        "bare.pkl: a bare list of arrays, without texts or tokens; make it anew with save_attention.py",
+        "bare.pkl: a bare list of arrays, without texts or tokens; make it again with save_attention.py",
     ),
-    (f"{CONTRAST} attn_dump_small=fewer", "the dumps are of other texts: large has 2 rows, fewer has 1"),
-    (f"{CONTRAST} attn_dump_small=elsewhere", "the dumps are of other texts: row 1 of large and of elsewhere"),
+    (f"{CONTRAST} attn_dump_small=fewer", "the dumps are of different texts: large has 2 rows, fewer has 1"),
+    (f"{CONTRAST} attn_dump_small=elsewhere", "the dumps are of different texts: row 1 of large and of elsewhere"),
     (
         f"{CONTRAST} attn_dump_small=with_self",
-        "the dumps were made with other settings: include_self is False for large and True for with_self",
+        "the dumps were made with different settings: include_self is False for large and True for with_self",
     ),
     (
         f"{CONTRAST} attn_dump_large=contrasted",
@@ -339,15 +342,15 @@ EARLY = [
     (f"{GUIDED} attn_weights=fewer", "fewer.pkl has 1 rows and texts.csv 2: make the dump from this dataset"),
     (
         f"{GUIDED} attn_weights=elsewhere",
-        "elsewhere.pkl was made from other texts: row 1 of texts.csv …",
+        "elsewhere.pkl was made from different texts: row 1 of texts.csv …",
     ),
 ]
 
 # Known to the libraries alone, or to be seen in a model's files. Lines that begin so are the script's own.
 LATE = [
     # Long texts
-    (f"{SAVE} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
-    (f"{TRAIN} window=513", "window=513: tiny takes 512 tokens; give as many at most"),
+    (f"{SAVE} window=513", "window=513: tiny takes at most 512 tokens"),
+    (f"{TRAIN} window=513", "window=513: tiny takes at most 512 tokens"),
     (
         f"{SAVE} window=4 stride=3",
         "stride=3: must be from 1 to below 3, the window of 4 tokens without special ones; give another …",
@@ -377,7 +380,7 @@ LATE = [
     (f"{TRAIN} trainer.report_to=none2", "trainer: none2 is not supported, only …"),
     (
         f"{TRAIN} +trainer.dataloader_drop_last=true",
-        "trainer.dataloader_drop_last=true: 2 texts are less than a batch; leave it out",
+        "trainer.dataloader_drop_last=true: 2 texts are fewer than a batch; leave it out",
     ),
     (f"{TRAIN} lora.target_modules=5", "lora.target_modules=5: must be a name or a list or null"),
     (f"{TRAIN} lora.target_modules=[5]", "lora.target_modules=[5]: must be a name or a list or null"),
@@ -420,10 +423,10 @@ LATE = [
         "model=tiny: leave it out; model_dir=tiny holds a whole model, …",
     ),
     # Models
-    (f"{SAVE} model=tinny", "model=tinny: not here, and not to be had from the hub; did you mean tiny?"),
+    (f"{SAVE} model=tinny", "model=tinny: not on this machine, and not available from the hub; did you mean tiny?"),
     (
         f"{SAVE} model=data/tiny",
-        "model=data/tiny: cannot load the tokenizer (not here, and not …",
+        "model=data/tiny: cannot load the tokenizer (not on this machine, and not …",
     ),
     (f"{SAVE} model=broken_config", f"model=broken_config: cannot load the tokenizer: … - {ANOTHER}"),
     (f"{SAVE} model=other_type", "model=other_type: cannot load the model: … model type `nothing` but …"),
@@ -436,7 +439,7 @@ LATE = [
     (f"{RANDOM} model=template", "model=template: its tokenizer.json puts <nope> around a text and does not define it"),
     (f"{SAVE} model=broken_weights", f"model=broken_weights: cannot load the model: … - {ANOTHER}"),
     (f"{SAVE} model=weightless", f"model=weightless: cannot load the model: … - {ANOTHER}"),
-    (f"{SAVE} model=lacking", "lacking: its files lack weights that the model has: model.norm.weight"),
+    (f"{SAVE} model=lacking", "lacking: its files lack weights of the model: model.norm.weight"),
     (
         f"{SAVE} model=not_numbers",
         f"not_numbers: {INFINITE}: model.norm.weight; {NAN}",
@@ -512,7 +515,7 @@ YAMLS = [
     ("hydra: {none: 1}", "In 'contrast_attention': ConfigKeyError raised while composing config:; Key 'none' not in …"),
 ]
 WHOLE_YAMLS = [
-    ("", "conf/contrast_attention.yaml: lacks the key attn_dump_large; put it back"),
+    ("", "conf/contrast_attention.yaml: the key attn_dump_large is missing; put it back"),
     ("- a\n", "conf/contrast_attention.yaml: must hold keys and values, not a list"),
     ("5\n", "conf/contrast_attention.yaml: can't be read: Invalid loaded object type: int"),
     ("defaults: shared\n", "conf/contrast_attention.yaml: Invalid defaults list in 'contrast_attention', …"),
@@ -527,14 +530,14 @@ PROCESSES = [
     ("train --help > /dev/full", {}, f"{FULL}: No space left on device"),
     (f"{RANDOM} | true", {}, "standard output can't be written: Broken pipe"),
     ("evaluate --help | true", {}, "standard output can't be written: Broken pipe"),
-    (f"{SAVE} >&-", {}, "standard output is closed; to see nothing of it, give > /dev/null"),
+    (f"{SAVE} >&-", {}, "standard output is closed; to hide it, use > /dev/null"),
     (f"{CONTRAST} attn_dump_large=fifo.pkl", {}, "fifo.pkl: not a file"),
     (
         SAVE,
         {"WORLD_SIZE": "2"},
         "WORLD_SIZE=2 in the environment without RANK: unset WORLD_SIZE, or launch …",
     ),
-    (TRAIN, {"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment: no number of processes; unset WORLD_SIZE"),
+    (TRAIN, {"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment: not a number of processes; unset WORLD_SIZE"),
     (ASK, {"LOCAL_RANK": "0"}, "LOCAL_RANK=0 in the environment without WORLD_SIZE: unset LOCAL_RANK, or launch …"),
 ]
 
@@ -766,7 +769,7 @@ def test_another_users_file_is_not_to_be_replaced(said, place, monkeypatch):
     # In a folder like /tmp anyone may make files, and replace their own alone.
     (place / "sticky").chmod(0o1777)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    message = "save_name: sticky/out.pkl is another user's, and so is its folder; name another file"
+    message = "save_name: sticky/out.pkl and its folder belong to another user; name another file"
     check(said(f"{SAVE} save_name=sticky/out"), "save_attention", message)
 
 

@@ -191,7 +191,7 @@ def test_a_resumed_run_reads_what_was_not_read_and_its_dump_is_the_same(save, in
     # All was read, and then the disk was full.
     with monkeypatch.context() as patch:
         patch.setattr(attention_dump.Unfinished, "write", full)
-        with pytest.raises(InputError, match="full; what was computed is kept, and resume=true goes on from there"):
+        with pytest.raises(InputError, match="full; what was computed is kept; resume=true continues from there"):
             interrupted(9)
     assert not interrupted(9, resume="true")
     assert (tmp_path / "dump.pkl").read_bytes() == unbroken
@@ -215,7 +215,7 @@ def test_what_was_kept_of_something_else_is_not_used(interrupted, tiny_model, tm
         tiny.save(model, "llama", seed=5)
     capsys.readouterr()
     assert len(interrupted(9, model=model, resume="true", **keys)) == 2
-    assert "resume: what was kept is of other settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
 
 
 def test_without_resume_all_is_read_anew(interrupted, tmp_path):
@@ -226,7 +226,7 @@ def test_without_resume_all_is_read_anew(interrupted, tmp_path):
 def test_a_second_run_of_a_name_is_refused_and_leaves_the_first_alone(save, tmp_path):
     with (
         artifacts.claimed("save_name", tmp_path / "dump.pkl") as folder,
-        pytest.raises(InputError, match="^save_name: another run is writing dump.pkl now"),
+        pytest.raises(InputError, match="^save_name: another run is writing dump.pkl;"),
     ):
         (folder / "0.jsonl").write_text("of the first")
         try:

@@ -187,7 +187,7 @@ def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run
     run("first", dataset=copy)
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(InputError, match=r"resume: the number of processes is 2 now and was 1"):
+        with pytest.raises(InputError, match=r"resume: the number of processes is 2 now but was 1"):
             run("first", dataset=copy, resume="true")
     for key, value, then in (
         ("trainer.learning_rate", 0.1, 0.0005),
@@ -198,10 +198,10 @@ def test_other_texts_another_learning_rate_or_more_processes_are_not_resumed(run
         ("+trainer.adam_beta2", 0.9, 0.999),
         ("dtype", "float32", "auto"),
     ):
-        with pytest.raises(InputError, match=f"resume: {key.strip('+')} is {value} now and was {then} "):
+        with pytest.raises(InputError, match=f"resume: {key.strip('+')} is {value} now but was {then} "):
             run("first", dataset=copy, resume="true", **{key: value})
     copy.write_text("text\nanother\n")
-    with pytest.raises(InputError, match="copy.csv holds other texts than it did"):
+    with pytest.raises(InputError, match="copy.csv has changed since the run began"):
         run("first", dataset=copy, resume="true")
 
 
@@ -236,7 +236,7 @@ def test_a_checkpoint_without_the_optimizers_state_is_not_resumed(run):
 def test_a_damaged_record_is_named_in_resuming(run):
     folder = run("damaged", **{"trainer.save_strategy": "steps", "+trainer.save_steps": 2})
     (folder / "run.json").write_text("{")
-    with pytest.raises(InputError, match="damaged/run.json: damaged, or of an older version; delete it"):
+    with pytest.raises(InputError, match="damaged/run.json: damaged, or from an older version; delete it"):
         run("damaged", resume="true")
 
 
@@ -339,8 +339,8 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_taken(run
     (folder / "checkpoint-best").mkdir()
     run("spoilt", resume="true", **EVERY_STEP)
     said = capsys.readouterr().out
-    assert f"{folder}/checkpoint-1 was not saved to its end; " in said
-    assert f"/adapter_model.safetensors is cut short or damaged; going on from {folder}/checkpoint-2\n" in said
+    assert f"{folder}/checkpoint-1 was not completely saved; " in said
+    assert f"/adapter_model.safetensors is cut short or damaged; continuing from {folder}/checkpoint-2\n" in said
     assert re.search(rf"4 steps, mean loss [\d.]+ since {folder}/checkpoint-2; the last checkpoint is", said)
     for name, weight in expected.items():
         torch.testing.assert_close(weight, adapter(folder)[name], rtol=1e-6, atol=1e-8)
@@ -354,7 +354,7 @@ def test_where_no_checkpoint_is_whole_none_is_resumed(run):
     folder = run("lost")
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "optimizer.pt").unlink()
-    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train anew in another model_dir"):
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train again in another model_dir"):
         run("lost", resume="true", **{"trainer.max_steps": 6})
 
 
@@ -364,7 +364,7 @@ def test_a_run_that_was_stopped_in_its_first_save_begins_anew(run, capsys):
     (folder / "checkpoint-4/trainer_state.json").unlink()
     run("first", resume="true", **once)
     said = capsys.readouterr().out
-    assert f"{folder}/checkpoint-4 was not saved to its end; beginning anew\n" in said
+    assert f"{folder}/checkpoint-4 was not completely saved; starting over\n" in said
     assert "from the start" in said
 
 
@@ -403,7 +403,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_one_line_and_the_one_before_serves
 def test_two_runs_do_not_train_in_one_folder(run, tmp_path):
     with (
         artifacts.claimed("model_dir", tmp_path / "shared/run.json"),
-        pytest.raises(InputError, match="^model_dir: another run is writing .*shared/run.json now; wait until it has"),
+        pytest.raises(InputError, match="^model_dir: another run is writing .*shared/run.json; wait for it to finish"),
     ):
         run("shared", resume="true")
     assert not (tmp_path / "shared").exists()
@@ -415,18 +415,18 @@ def test_a_finished_run_takes_no_step_more(run, capsys):
     for steps in (3, 2):
         keys = {"trainer.max_steps": steps, "trainer.save_strategy": "steps", "+trainer.save_steps": 1}
         run("finished", resume="true", **keys)
-        assert f"Nothing was left to do; the last checkpoint is {folder}/checkpoint-3" in capsys.readouterr().out
+        assert f"Nothing left to do; the last checkpoint is {folder}/checkpoint-3" in capsys.readouterr().out
     assert last_checkpoint(folder).name == "checkpoint-3"
 
 
 def test_what_does_not_go_with_the_checkpoints_is_not_resumed(run, capsys):
     folder = run("begun")
     before = (folder / "run.json").read_bytes()
-    with pytest.raises(InputError, match="resume: lora.r is 4 now and was 16"):
+    with pytest.raises(InputError, match="resume: lora.r is 4 now but was 16"):
         run("begun", resume="true", **{"lora.r": 4, "trainer.max_steps": 8})
     assert (folder / "run.json").read_bytes() == before
     run("begun", resume="true")
-    assert "Nothing was left to do; the last checkpoint is" in capsys.readouterr().out
+    assert "Nothing left to do; the last checkpoint is" in capsys.readouterr().out
 
 
 def test_a_damaged_or_foreign_adapter_is_an_input_error(run, tmp_path):
@@ -484,13 +484,13 @@ def test_a_text_beyond_the_context_is_cut_to_it(run, tmp_path, capsys):
     long.write_text("text\nshort\n" + "word " * 600 + "\n")
     run("long", dataset=long, **{"trainer.max_steps": 1})
     assert re.search(r"on 2 texts \(1 of more than 512 tokens: \d+ windows in all\), from", capsys.readouterr().out)
-    with pytest.raises(InputError, match=r"^window=513: .* takes 512 tokens; give as many at most$"):
+    with pytest.raises(InputError, match=r"^window=513: .* takes at most 512 tokens$"):
         run("longer", dataset=long, window=513)
 
 
 def test_a_resumed_run_has_the_windows_of_before(run):
     run("out")
-    with pytest.raises(InputError, match=r"^resume: window is 9 now and was None \("):
+    with pytest.raises(InputError, match=r"^resume: window is 9 now but was None \("):
         run("out", resume="true", window=9)
 
 
@@ -596,7 +596,7 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
         ({"attn_implementation": "flex_attention"}, "^trainer: FlexAttention does not support backward on CPU"),
         (
             {"+trainer.dataloader_drop_last": "true", "trainer.per_device_train_batch_size": 4},
-            "^trainer.dataloader_drop_last=true: 3 texts are less than a batch",
+            "^trainer.dataloader_drop_last=true: 3 texts are fewer than a batch",
         ),
     ],
     ids=str,
@@ -610,10 +610,10 @@ def test_what_a_library_refuses_late_leaves_nothing_behind(run, tmp_path, keys, 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"trainer.learning_rate": 1e30, "lora": "null"}, "lower trainer.learning_rate, or take dtype=float32"),
+        ({"trainer.learning_rate": 1e30, "lora": "null"}, "lower trainer.learning_rate, or use dtype=float32"),
         (
             {"loss_on_blanks": "false", "trainer.per_device_train_batch_size": 1},
-            "no token of its texts is to be learnt",
+            "no token of the batch counts in the loss",
         ),
     ],
 )

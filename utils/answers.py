@@ -76,8 +76,8 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
     # After the first half several tokens at once, as a gold answer's, then single ones, as in generating.
     ends = [half, *range(max(half + 2, count - CHECKED_STEPS), count), count]
     refusal = (
-        f"a model of type {model.config.model_type} does not go on from a cached prompt, in a batch, as from the text "
-        "alone, which evaluate.py needs"
+        f"a model of type {model.config.model_type} does not continue a cached prompt, in a batch, as it continues the "
+        "text alone, which evaluate.py needs"
     )
     if model.config.model_type in HIDDEN_BY_ROUNDING:
         raise InputError(refusal)

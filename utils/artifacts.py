@@ -100,7 +100,7 @@ def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
         _remove(leftovers(folder))
     except NotWritten as error:
         if leftovers(folder):
-            raise NotWritten(f"{error}; what was computed is kept, and resume=true goes on from there") from error
+            raise NotWritten(f"{error}; what was computed is kept; resume=true continues from there") from error
         raise
     except InputError:
         # Of bad input nothing is worth keeping.
@@ -156,14 +156,16 @@ def _locked(key: str, path: Path, place: Path) -> int:
                 continue
             break
         except OSError as error:  # such as a network's file system without locks
-            print(f"{path.parent}: no locks there ({error.strerror}), so take care to start no two runs of one name")
+            print(
+                f"{path.parent}: file locks don't work there ({error.strerror}); don't start two runs of the same name"
+            )
             return lock
         # What was locked may be what the other run has just taken away.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), place.stat()):
                 return lock
         os.close(lock)
-    raise InputError(f"{key}: another run is writing {path} now; wait until it has ended, or give another name")
+    raise InputError(f"{key}: another run is writing {path}; wait for it to finish, or use another name")
 
 
 def check_writable(key: str, *paths: Path) -> None:
@@ -178,7 +180,7 @@ def check_writable(key: str, *paths: Path) -> None:
                 pass
             owners = 0, nearest.stat().st_uid, path.stat().st_uid if path.exists() else os.geteuid()
             if nearest.stat().st_mode & stat.S_ISVTX and os.geteuid() not in owners:
-                raise InputError(f"{key}: {path} is another user's, and so is its folder; name another file")
+                raise InputError(f"{key}: {path} and its folder belong to another user; name another file")
             for name in path.relative_to(nearest).parts:
                 (nearest / name).exists()  # raises where the name is too long
         except OSError as error:

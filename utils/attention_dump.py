@@ -277,7 +277,9 @@ def read_dump(name: str) -> Dump:
     dump = read(name)
     if isinstance(dump, list):
         path = printable(str(dump_path(name)), 100)
-        raise InputError(f"{path}: a bare list of arrays, without texts or tokens; make it anew with save_attention.py")
+        raise InputError(
+            f"{path}: a bare list of arrays, without texts or tokens; make it again with save_attention.py"
+        )
     return dump
 
 
@@ -394,12 +396,12 @@ def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, 
         if number > rows or bare:
             continue
         if dump.text_sha256[number - 1] != text_hash(text):
-            raise InputError(f"{path} was made from other texts: row {number} of {dataset} is not its row {number}")
+            raise InputError(f"{path} was made from different texts: row {number} of {dataset} is not its row {number}")
         ends = dump.offsets[dump.bounds[number - 1] : dump.bounds[number], 1]
         if len(ends) and ends.max() > len(text):
             raise InputError(f"{path}: row {number} has tokens beyond the text's end")
     if number != rows:
         raise InputError(f"{path} has {rows} rows and {dataset} {number}: make the dump from this dataset")
     if bare:
-        print(f"{path}: a bare list of arrays, taken in row order; nothing tells whether it is of {dataset}")
+        print(f"{path}: a bare list of arrays, read in row order; it does not say whether it was made from {dataset}")
     return number

@@ -289,7 +289,7 @@ def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
     shared = [key for key in swept if key != place and f"${{{key}}}" not in str(given.get(place))]
     if shared:
         raise InputError(
-            f"{place}: the jobs of this sweep would write over each other; let it hold what is swept: "
+            f"{place}: the jobs of this sweep would overwrite each other; put the swept key into the name: "
             f"{place}='...-${{{shared[0]}}}'"
         )
 
@@ -297,7 +297,9 @@ def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
 def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> InputError:
     """inner: the keys of sub-trees, which are easily given without the tree's name."""
     if key.split(".")[0] in known and "." in key:
-        return InputError(f"unknown key {key}: correct it, or add what the YAML does not list with a plus: +{key}=...")
+        return InputError(
+            f"unknown key {key}: check the spelling; to add a key that the YAML does not list: +{key}=..."
+        )
     in_full = {full.rpartition(".")[2]: full for full in inner}
     close = difflib.get_close_matches(key, known, n=1)
     close_inner = difflib.get_close_matches(key, in_full, n=1)
@@ -307,7 +309,7 @@ def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> In
         hint = f"did you mean {close[0]}?"
     elif close_inner:
         full = in_full[close_inner[0]]
-        hint = f"did you mean {full}? What the YAML does not list goes as +{full.split('.')[0]}.{key}=..."
+        hint = f"did you mean {full}? To add a key that the YAML does not list: +{full.split('.')[0]}.{key}=..."
     else:
         keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
         hint = f"the keys are: {keys}"
@@ -324,7 +326,7 @@ def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fi
     # Hydra's own words are those of its grammar.
     unread = getattr(error, "override", None) or next((given for given in sys.argv[1:] if given.startswith("=")), None)
     if unread:
-        return f"{unread}: not of the form key=value; a value with spaces or signs goes in quotes: \"key='value'\""
+        return f"{unread}: expected key=value; quote a value with spaces or special characters: \"key='value'\""
     several = re.match("Ambiguous value for argument '(.*)'\n", str(error))
     if several:
         key, _, values = several[1].partition("=")
@@ -337,9 +339,9 @@ def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fi
     key = misspelt[1]
     declared = OmegaConf.load(CONFIG_FOLDER / f"{name}.yaml")
     if key in rules and key not in declared:
-        return f"conf/{name}.yaml: lacks the key {key}; put it back"
+        return f"conf/{name}.yaml: the key {key} is missing; put it back"
     if key in rules:
-        return f"{key}: set its keys one by one: {key}.<key>=..., with a plus before a key that the YAML does not list"
+        return f"{key}: set its keys one by one: {key}.<key>=..., with a plus if the YAML does not list the key"
     if key in fixed:
         return str(left_out(key, fixed))
     return str(unknown_key(key, rules, inner_keys(declared)))
@@ -429,7 +431,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                 # A library may make an error of its own of the interrupt, as numpy does while it is imported.
                 if signalled or isinstance(error, KeyboardInterrupt):
                     if is_speaker():
-                        hint = "; resume=true goes on from what was kept" if "resume" in rules else ""
+                        hint = "; resume=true continues from what was kept" if "resume" in rules else ""
                         print(f"{name}.py: stopped{hint}", file=sys.stderr)
                     sys.exit(130)
                 if began and not isinstance(error, InputError):
@@ -469,10 +471,10 @@ def collect_garbage_rarely() -> None:
 def check_environment() -> None:
     """Raise InputError where the script would wait without end for processes that nobody launched."""
     if sys.stdout is None:
-        raise InputError("standard output is closed; to see nothing of it, give > /dev/null")
+        raise InputError("standard output is closed; to hide it, use > /dev/null")
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or int(size) < 1:
-        raise InputError(f"WORLD_SIZE={size} in the environment: no number of processes; unset WORLD_SIZE")
+        raise InputError(f"WORLD_SIZE={size} in the environment: not a number of processes; unset WORLD_SIZE")
     launched = "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"
     missing = [variable for variable in launched if not os.environ.get(variable)]
     left = "WORLD_SIZE" if int(size) > 1 else "LOCAL_RANK"

@@ -39,19 +39,19 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     for key in sorted({*of_large, *of_small} - set(MAY_DIFFER)):
         if of_large.get(key) != of_small.get(key):
             raise InputError(
-                f"the dumps were made with other settings: {shown(key, 30)} is {shown(of_large.get(key), 30)} "
+                f"the dumps were made with different settings: {shown(key, 30)} is {shown(of_large.get(key), 30)} "
                 f"for {shown(large.model)} and {shown(of_small.get(key), 30)} for {shown(small.model)}"
             )
     if len(large.text_sha256) != len(small.text_sha256):
         raise InputError(
-            f"the dumps are of other texts: {shown(large.model)} has {len(large.text_sha256)} rows, "
+            f"the dumps are of different texts: {shown(large.model)} has {len(large.text_sha256)} rows, "
             f"{shown(small.model)} has {len(small.text_sha256)}"
         )
     if large.text_sha256 != small.text_sha256:
         pairs = enumerate(zip(large.text_sha256, small.text_sha256, strict=True), start=1)
         number = next(number for number, (of_large, of_small) in pairs if of_large != of_small)
         raise InputError(
-            f"the dumps are of other texts: row {number} of {shown(large.model)} and of {shown(small.model)}"
+            f"the dumps are of different texts: row {number} of {shown(large.model)} and of {shown(small.model)}"
         )
     if large.tokenizer == small.tokenizer:
         check_same_tokens(large, small)

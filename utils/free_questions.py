@@ -152,7 +152,7 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not in UTF-8; save it so ({error})") from error
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({error})") from error
 
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
@@ -195,13 +195,13 @@ def parsed(place: str, content: str) -> object:
 def questions_in(place: str, item: object) -> Iterator[tuple[str, dict]]:
     """The questions in a JSON object, each with the object's own keys; itself, where it holds no list of them."""
     if not isinstance(item, dict):
-        raise InputError(f"{place} is no JSON object: {printable(str(item), 40)}")
+        raise InputError(f"{place} is not a JSON object: {printable(str(item), 40)}")
     inside = next((key for key in LISTS if key in item), None)
     if inside is None:
         yield place, item
         return
     if not isinstance(item[inside], list):
-        raise InputError(f"{place}: {inside!r} is no list")
+        raise InputError(f"{place}: {inside!r} is not a list")
     outer = {key: value for key, value in item.items() if key != inside}
     for number, one in enumerate(item[inside], start=1):
         of_one = f"{place}, {LISTS[inside]} {number}"
@@ -217,7 +217,7 @@ def text_of(place: str, column: str, value: object) -> str:
     if isinstance(value, (int, float)):
         value = str(value)
     if not isinstance(value, str):
-        raise InputError(f"{place}: {column!r} is no text: {printable(str(value), 40)}")
+        raise InputError(f"{place}: {column!r} is not text: {printable(str(value), 40)}")
     if not value.strip():
         raise InputError(f"{place} has an empty {column}")
     try:

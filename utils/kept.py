@@ -39,7 +39,7 @@ class Kept:
                     if line[:64] == self._checksum(line[65:]):
                         found.append(json.loads(line[65:]))
         if not found and lines:
-            print("resume: what was kept is of other settings, texts, weights or versions; all is computed anew")
+            print("resume: what was kept has different settings, texts, weights or versions; starting over")
         return found
 
     def add(self, content: object) -> None:

@@ -74,7 +74,7 @@ def load_model(
             raise InputError("quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or give quant=null")
         arguments["quantization_config"] = quantization
     elif quant is not None and state.is_main_process:
-        print("no GPU: quant is left out, and the model is loaded unquantized", flush=True)
+        print("no GPU: quant is ignored, and the model is loaded unquantized", flush=True)
     if not place and not state.is_main_process and "quantization_config" not in arguments:
         return allocated(empty_model(arguments))
     given = {key: value for key, value in (placed or {}).items() if value is not None}
@@ -98,7 +98,9 @@ def load_model(
     check_weights(model, report)
     check_finite(model, loaded.named_parameters())
     if getattr(loaded, "_hf_peft_config_loaded", False):
-        raise InputError(f"model={model}: an adapter on the hub; fetch it: hf download {model} --local-dir FOLDER")
+        raise InputError(
+            f"model={model}: this is an adapter on the hub; download it: hf download {model} --local-dir FOLDER"
+        )
     # Of what a model's file says here, only these would change what a call returns.
     for config in (loaded.config, loaded.config.get_text_config()):
         config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
@@ -178,8 +180,8 @@ def check_weights(model: str, report: dict) -> None:
     report: transformers' `output_loading_info`. What it leaves out, it would draw at random or pass over.
     """
     kinds = {
-        "missing_keys": "its files lack weights that the model has",
-        "mismatched_keys": "its files hold weights of another shape than its config.json says",
+        "missing_keys": "its files lack weights of the model",
+        "mismatched_keys": "its files hold weights whose shape differs from its config.json",
         "unexpected_keys": "its files hold weights that the model does not have",
     }
     for kind, problem in kinds.items():

@@ -51,7 +51,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
                 texts.check_width(path, row, cells)
                 field = cells["field"].strip()
                 if not re.fullmatch(biography.TAG_NAME, field):
-                    raise InputError(f"{path}: row {row}: field {field!r} is no tag: small letters and _ alone")
+                    raise InputError(f"{path}: row {row}: field {field!r} is not a tag; use lower-case letters and _")
                 if field in prompts:
                     raise InputError(f"{path}: field {field!r} has two prompts")
                 # One space stands between a prompt and its answer, and a prompt's own lines end in \n, whatever the

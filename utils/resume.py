@@ -59,7 +59,9 @@ def read_resumed(record: Path) -> dict:
         found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
         return found | {"processes": int(made["processes"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+        raise InputError(
+            f"{record}: damaged, or from an older version; delete it to continue without comparing"
+        ) from error
 
 
 def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, kinds: dict) -> None:
@@ -79,13 +81,15 @@ def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, ki
             else:
                 pairs |= {f"{key}.{name}": (now.get(name), then.get(name)) for name in kept or now | then}
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{record}: damaged, or of an older version; delete it to go on without comparing") from error
+        raise InputError(
+            f"{record}: damaged, or from an older version; delete it to continue without comparing"
+        ) from error
     pairs["the number of processes"] = trained_on["processes"], made["processes"]
     for key, (now, then) in pairs.items():
         if now != then:
-            raise InputError(f"resume: {key} is {now} now and was {then} ({record})")
+            raise InputError(f"resume: {key} is {now} now but was {then} ({record})")
     if trained_on["texts_sha256"] != made["texts_sha256"]:
-        raise InputError(f"resume: {settings['dataset']} holds other texts than it did ({record})")
+        raise InputError(f"resume: {settings['dataset']} has changed since the run began ({record})")
 
 
 def defaults(kind) -> dict:
@@ -105,20 +109,20 @@ def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, l
     """
     saved = saved_checkpoints(model_dir)
     broken = [left for left in numbered_checkpoints(model_dir) if left not in saved]
-    unsaved = [f"{left} was not saved to its end" for left in broken]
+    unsaved = [f"{left} was not completely saved" for left in broken]
     faults = []
     for candidate in saved:
         found = fault(candidate, processes)
         if found is None:
             if (unsaved or faults) and artifacts.is_first_process():
-                print(f"{'; '.join(unsaved + faults)}; going on from {candidate}")
+                print(f"{'; '.join(unsaved + faults)}; continuing from {candidate}")
             return str(candidate), broken
         faults.append(found)
         broken.append(candidate)
     if faults:
-        raise InputError(f"resume: {faults[0]}; no checkpoint before it is whole: train anew in another model_dir")
+        raise InputError(f"resume: {faults[0]}; no earlier checkpoint is whole: train again in another model_dir")
     if unsaved and artifacts.is_first_process():
-        print(f"{'; '.join(unsaved)}; beginning anew")
+        print(f"{'; '.join(unsaved)}; starting over")
     return None, broken
 
 

@@ -76,9 +76,7 @@ def _reader(path: Path, column: str) -> Iterator[tuple[str, object]]:
         kind = path.suffix.lower()
     if kind not in READERS:
         known = ", ".join(READERS)
-        raise InputError(
-            f"{path}: what kind of file is it? Texts come from {known}: give its name one of these endings"
-        )
+        raise InputError(f"{path}: unknown kind of file; texts are read from {known}")
     if column != "text" and kind not in WITH_COLUMNS:
         raise InputError(f"text_column={column}: {path} has no columns; leave it out")
     return READERS[kind](path, column)
@@ -96,7 +94,7 @@ def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
                     f"{path}: no column {column!r} (columns, separated by commas: {found}){ANOTHER_COLUMN}"
                 )
             if names.count(column) > 1:
-                raise InputError(f"{path}: two columns {column!r}; keep the one that is meant")
+                raise InputError(f"{path}: two columns {column!r}; keep one of them")
             for row, cells in enumerate(reader, start=1):
                 check_width(path, row, cells)
                 yield f"{path}: row {row}", cells[column]
@@ -110,7 +108,7 @@ ANOTHER_COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
 def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
     """row: the last that could be read of the CSV file, 0 for the header."""
     if isinstance(error, UnicodeDecodeError):
-        return InputError(f"{path}: not a CSV file in UTF-8; save it as one ({error})")
+        return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({error})")
     if '"' in str(error) or "unexpected end" in str(error):
         problem = "a quotation mark that is never closed, or not doubled within its text"
         return InputError(f"{path}: row {row + 1} has {problem}")
@@ -134,13 +132,13 @@ def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
                     continue
                 cells = json.loads(text)
             except UnicodeDecodeError as error:
-                raise InputError(f"{place} is not in UTF-8; save the file so ({error})") from error
+                raise InputError(f"{place} is not UTF-8; save the file as UTF-8 ({error})") from error
             except (json.JSONDecodeError, RecursionError) as error:
                 raise InputError(
-                    f"{place} is no JSON: {one_line(error)}; a .jsonl file has one object a line"
+                    f"{place} is not JSON: {one_line(error)}; a .jsonl file has one object per line"
                 ) from error
             if not isinstance(cells, dict):
-                raise InputError(f"{place} is no JSON object; a .jsonl file has one a line")
+                raise InputError(f"{place} is not a JSON object; a .jsonl file has one per line")
             if column not in cells:
                 found = ", ".join(cells) or "none"
                 raise InputError(f"{place} has no {column!r} (keys: {found[:200]}){ANOTHER_COLUMN}")
@@ -184,7 +182,7 @@ def _whole(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text in UTF-8; save it as one ({error})") from error
+        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8 ({error})") from error
 
 
 def _squad(path: Path, column: str) -> Iterator[tuple[str, str]]:
@@ -219,9 +217,9 @@ def _entries(path: Path) -> Iterator[object]:
                     found.must_take("]")
                     break
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not in UTF-8; save it so ({error})") from error
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({error})") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: no JSON, or {NOT_SQUAD} ({one_line(error)})") from error
+        raise InputError(f"{path}: not JSON, or {NOT_SQUAD} ({one_line(error)})") from error
 
 
 class _Json:

@@ -68,7 +68,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
     except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("tokenizer", model, error) from error
     if not tokenizer.is_fast:
-        raise InputError(f"model={model}: its tokenizer gives no character offsets (transformers calls it slow)")
+        raise InputError(f"model={model}: its tokenizer is a slow one, without character offsets; a fast one is needed")
     check_template(tokenizer, model)
     if tokenizer.pad_token is None:
         # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
@@ -146,8 +146,10 @@ def cannot_load(what: str, model: str, error: Exception) -> InputError:
         close = difflib.get_close_matches(path.name, [there.name for there in path.parent.iterdir()], n=1)
         if close:
             meant = path.with_name(close[0])
-            return InputError(f"model={model}: not here, and not to be had from the hub; did you mean {meant}?")
-    where = "" if path.exists() else " (not here, and not to be had from the hub)"
+            return InputError(
+                f"model={model}: not on this machine, and not available from the hub; did you mean {meant}?"
+            )
+    where = "" if path.exists() else " (not on this machine, and not available from the hub)"
     return InputError(
         f"model={model}: cannot load the {what}{where}: {one_line(error)} - give another model=..., "
         "a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"

@@ -56,7 +56,7 @@ def check_stride(config: Mapping) -> None:
 def size(window: int | None, context: int | None, model: str) -> int | None:
     """The most ids that are fed at once: `window`, or the model's context; None where neither says."""
     if window is not None and context is not None and window > context:
-        raise InputError(f"window={window}: {model} takes {context} tokens; give as many at most")
+        raise InputError(f"window={window}: {model} takes at most {context} tokens")
     return window or context
 
 

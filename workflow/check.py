@@ -94,10 +94,10 @@ def check_table(config: dict) -> None:
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
     if not re.fullmatch(r"[\w.-]+", str(config["table"]), re.ASCII):
-        raise InputError(f"table={config['table']}: the name of a folder: letters, digits and _ - . alone")
+        raise InputError(f"table={config['table']}: must be a folder's name of letters, digits and _ - .")
     for key in ("large", "small", "trained", "dataset"):
         if re.search("[{}]", str(config[key])):
-            raise InputError(f"{key}={config[key]}: Snakemake takes what is in braces for a wildcard; rename it")
+            raise InputError(f"{key}={config[key]}: Snakemake reads braces as a wildcard; rename it")
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
@@ -105,7 +105,7 @@ def check_table(config: dict) -> None:
     if config["target"] not in ("small", "large"):
         raise InputError(f"target={config['target']}: must be one of: small, large")
     if len(config["seeds"]) < 2:
-        raise InputError(f"seeds={config['seeds']}: two at least, or nothing tells chance from effect")
+        raise InputError(f"seeds={config['seeds']}: give at least two seeds")
     for one in config["seeds"]:
         check_value("seeds", one, seed())
         if config["seeds"].count(one) > 1:
@@ -121,7 +121,7 @@ def check_table(config: dict) -> None:
     check_arms(config)
     for name in (*config["arms"], *config["evaluations"]):
         if not re.fullmatch(NAME, name):
-            raise InputError(f"{name}: the name of an arm or an evaluation has small letters, digits and _ alone")
+            raise InputError(f"{name}: name an arm or an evaluation with lower-case letters, digits and _")
     for rule, needed in (config.get("resources") or {}).items():
         if rule not in RULES_WITH_RESOURCES:
             raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
@@ -139,9 +139,9 @@ def check_evaluation(config: dict, evaluation: str) -> None:
     try:
         keys = settled(config, evaluation)
         if keys.people == 1:
-            raise InputError("people=1: two at least, or there is nothing to test between")
+            raise InputError("people=1: give at least two")
         if keys.questions and count_asked(keys) == 1:
-            raise InputError(f"{keys.questions}: about two paragraphs at least, or there is nothing to test between")
+            raise InputError(f"{keys.questions}: must ask about at least two paragraphs")
     except InputError as error:
         raise InputError(f"evaluations.{evaluation}: {error}") from None
 
@@ -214,7 +214,7 @@ def check_budget(config: dict) -> None:
             raise InputError("trainer.learning_rate: leave it out; the table's learning_rates decide it")
     check_value("reported", config["reported"], integer(1))
     if config["reported"] == 1:
-        raise InputError("reported=1: two at least, or there is nothing to test between")
+        raise InputError("reported=1: give at least two")
     for evaluation in config["evaluations"]:
         count = count_asked(settled(config, evaluation))
         if config["reported"] >= count:
@@ -286,8 +286,8 @@ def check_results(config: dict, results: Path) -> None:
         keys = ", ".join(sorted(set().union(*other.values())))
         folders = " ".join(other)
         raise InputError(
-            f"made with another {keys} than the table's; give a table of your own another `table:`, "
-            f"or, to redo these, delete in {results}: {folders}"
+            f"made with another {keys} than the table has now; give your own table another `table:`, "
+            f"or, to run these again, delete in {results}: {folders}"
         )
 
 
