@@ -15,11 +15,15 @@
 import csv
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from utils import artifacts, attention_dump, biography
-from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, tokenizer
+import numpy as np
+
+from utils import artifacts, attention_dump, biography, dropout, heatmap, tokens
+from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, picture, script, tokenizer
+from utils.contrast import weights_of
 from utils.errors import InputError
 from utils.kept import Kept, made_by
 
@@ -36,6 +40,7 @@ RULES = {
     "blank": one_of("spaces", "delete", "collapse"),
     "include_original": boolean(),
     "trust_remote_code": boolean(),
+    "heatmap": optional(picture()),
     "resume": boolean(),
 }
 
@@ -49,6 +54,8 @@ def main(config):
     output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
     if output.resolve() == Path(config.dataset).resolve():
         raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
+    if config.heatmap:
+        heatmap.check(config.heatmap, config.dataset)
     with artifacts.claimed("save_name", output, output.with_suffix(".json")) as folder:
         augment(config, output, folder)
 
@@ -65,13 +72,8 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     else:
         count = sum(1 for _ in plain)
 
-    # transformers takes seconds to import: only once the input is known to be good.
-    import numpy as np
     from omegaconf import OmegaConf
     from tqdm import tqdm
-
-    from utils import dropout, tokens
-    from utils.contrast import weights_of
 
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     fingerprint = tokens.fingerprint(tokenizer)
@@ -90,11 +92,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
             continue
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")
         offsets, bounds = tokens.end_to_end(encoded)
-        if guided:
-            keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
-        else:
-            keep = dropout.keep_all_alike(len(offsets), config.alpha)
-        keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+        keep = keep_probabilities(config, weights, first, encoded)
         # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
         generator = np.random.default_rng([config.seed, first])
         delete = config.blank == "delete"
@@ -131,6 +129,38 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         unfinished.replace(aside)
     shares = f"{of_tokens:.1%} of the tokens, {of_characters:.1%} of the characters"
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
+    if config.heatmap:
+        title = f"{output}: the probability of each token to be kept"
+        heatmap.write(config.heatmap, title, shaded(config, weights, tokenizer, output), count, end=1.0)
+
+
+def keep_probabilities(config: Mapping, weights, first: int, encoded: list[tokens.Encoded]) -> np.ndarray:
+    """float64 [tokens of all texts], of texts number `first` and following; weights: as attention_dump.read gives them,
+    None for augment_type=random."""
+    offsets, bounds = tokens.end_to_end(encoded)
+    if config.augment_type == "attention":
+        keep = dropout.keep_by_rank(weights_of(weights, first, encoded), bounds, config.alpha, config.beta)
+    else:
+        keep = dropout.keep_all_alike(len(offsets), config.alpha)
+    keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+    return keep
+
+
+def shaded(config: Mapping, weights, tokenizer, output: Path) -> Iterator[heatmap.Shaded]:
+    """The first texts, with their tokens' keep-probabilities and ranks, and three variants of each from `output`."""
+    _, texts = next(chunks(read_plain(config.dataset)))
+    encoded = tokens.encode(tokenizer, texts, "tokenizer")
+    bounds = tokens.end_to_end(encoded)[1]
+    keep = keep_probabilities(config, weights, 0, encoded)
+    ranks = dropout.ranks(weights_of(weights, 0, encoded), bounds) if config.augment_type == "attention" else None
+    with open(output, newline="", encoding="utf-8") as opened:
+        rows = (text for (text,) in itertools.islice(csv.reader(opened), 1, None))
+        for text, of_text, (begin, end) in zip(texts, encoded, itertools.pairwise(bounds), strict=True):
+            variants = list(itertools.islice(rows, config.multiply + config.include_original))[: config.multiply]
+            stays = dropout.always_stay(np.frombuffer(text.encode("utf-32-le"), np.uint32), of_text.offsets)
+            shown = np.where(stays, 1.0, keep[begin:end])
+            ranked = None if ranks is None else ranks[begin:end]
+            yield heatmap.Shaded(text, of_text.offsets, shown, ranked, variants[:3])
 
 
 def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, tokens
+from utils import artifacts, attention_dump, biography, heatmap, tokens
 from utils.adapters import adapter_base
 from utils.config import (
     boolean,
@@ -24,6 +24,7 @@ from utils.config import (
     model,
     one_of,
     optional,
+    picture,
     script,
     text_or_mapping,
 )
@@ -54,12 +55,15 @@ RULES = {
     "layers": optional(layer_numbers),
     "prepend_bos": one_of("auto", True, False),
     "batch_tokens": integer(1),
+    "heatmap": optional(picture()),
     "resume": boolean(),
 }
 
 
 @script("save_attention", RULES, writes=["save_name"])
 def main(config):
+    if config.heatmap:
+        heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.save_name)
     with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json")) as folder:
         extract(config, dump_path, folder)
@@ -148,6 +152,9 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     )
     attention_dump.write(dump, config.save_name, artifacts.record(settings))
     print(f"{dump_path}: {len(texts)} texts, {sum(map(len, of_text.values())):,} tokens of {config.model}")
+    if config.heatmap:
+        title = f"{config.model}: what each token receives of the attention"
+        heatmap.write(config.heatmap, title, heatmap.of_rows(texts, dump.rows), len(texts))
 
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:

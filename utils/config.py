@@ -72,6 +72,17 @@ def file_name() -> Rule:
     return rule
 
 
+def picture() -> Rule:
+    """A page or a picture to write."""
+
+    def rule(value):
+        if Path(text()(value)).suffix not in (".html", ".png"):
+            raise ValueError("must end in .html or .png")
+        return plain_path(value)
+
+    return rule
+
+
 def one_of(*choices: object) -> Rule:
     shown = ", ".join(map(str, choices))
     # By type as well: 1 is not true.
@@ -366,6 +377,8 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     check_sweep(config, writes)
+                    if config.get("heatmap"):
+                        check_sweep(config, ["heatmap"])
                 check(config, rules, fixed)
                 function(config)
             except InputError as error:
