@@ -359,6 +359,14 @@ def damage(name: str) -> str | None:
     return None
 
 
+def help_text(name: str, about: str) -> str:
+    """What the script's docstring says, and each key with its comment and its value as they stand in its YAML."""
+    written = (CONFIG_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    keys = written.partition("\n\n")[2]  # below the title and Hydra's own defaults
+    how = f"Set a key as key=value; ??? must be set. The keys and their values, from conf/{name}.yaml:"
+    return f"{about.strip()}\n\n{how}\n\n{keys.strip()}"
+
+
 def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapping[str, str] = MappingProxyType({})):
     """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
 
@@ -426,7 +434,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                         signal.signal(number, on_signal)
                 check_environment()
                 try:
-                    decorated(checked)()
+                    if {"--help", "-h"} & set(sys.argv[1:]):
+                        print(help_text(name, function.__globals__["__doc__"]))
+                    else:
+                        decorated(checked)()
                 finally:
                     check_output()
             except (Exception, KeyboardInterrupt) as error:
