@@ -5,6 +5,8 @@
       +attn_diff=attn_diff_llama_70b_8b
 """
 
+import time
+
 from utils.config import file, file_name, one_of, optional, path, picture, script
 from utils.errors import InputError
 
@@ -21,9 +23,10 @@ RULES = {
 
 @script("contrast_attention", RULES, writes=["attn_diff"])
 def main(config):
+    started = time.monotonic()
     from omegaconf import OmegaConf
 
-    from utils import artifacts, attention_dump, biography, heatmap
+    from utils import artifacts, attention_dump, biography, heatmap, next_stage
     from utils.contrast import contrast
 
     inputs = [config.attn_dump_large, config.attn_dump_small]
@@ -51,6 +54,19 @@ def main(config):
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
     if config.heatmap:
         heatmap.write(config.heatmap, dump.model, heatmap.of_rows(texts, dump.rows), len(texts), two_sided=True)
+    next_stage.say(
+        started,
+        "data_augmentation",
+        augment_type="attention",
+        alpha=0.7,
+        beta=0.05,
+        multiply=10,
+        attn_weights=config.attn_diff,
+        # Its tokens are those of the difference.
+        model=large.model if config.target == "large" else small.model,
+        dataset=config.dataset or "DATASET",
+        save_name="NAME",
+    )
 
 
 if __name__ == "__main__":

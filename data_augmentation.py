@@ -16,16 +16,18 @@ import csv
 import hashlib
 import io
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, dropout, heatmap, tokens
+from utils import artifacts, attention_dump, biography, dropout, heatmap, next_stage, tokens
 from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, picture, script, tokenizer
 from utils.contrast import weights_of
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.progress import bar
 
 RULES = {
     "augment_type": one_of("random", "attention"),
@@ -50,6 +52,7 @@ CHUNK_CHARACTERS = 200_000
 
 @script("data_augmentation", RULES, writes=["save_name"])
 def main(config):
+    started = time.monotonic()
     check_guidance(config)
     output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
     if output.resolve() == Path(config.dataset).resolve():
@@ -58,6 +61,7 @@ def main(config):
         heatmap.check(config.heatmap, config.dataset)
     with artifacts.claimed("save_name", output, output.with_suffix(".json")) as folder:
         augment(config, output, folder)
+    next_stage.say(started, "train", model=config.model, dataset=str(output), model_dir="MODEL_DIR")
 
 
 def augment(config: Mapping, output: Path, folder: Path) -> None:
@@ -73,7 +77,6 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         count = sum(1 for _ in plain)
 
     from omegaconf import OmegaConf
-    from tqdm import tqdm
 
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     fingerprint = tokens.fingerprint(tokenizer)
@@ -87,7 +90,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     kept = Kept(folder, made_by(settings, **drawn_with))
     unfinished = folder / "variants.csv"
     so_far, digest = begun(kept.read(config.resume), unfinished)
-    for first, chunk in chunks(tqdm(read_plain(config.dataset), total=count, desc="texts", dynamic_ncols=True)):
+    for first, chunk in chunks(bar(read_plain(config.dataset), total=count, desc="texts")):
         if first < so_far["texts"]:
             continue
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")

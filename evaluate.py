@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils import artifacts, biography, questions
+from utils import artifacts, biography, next_stage, questions
 from utils.config import (
     boolean,
     checkpoint,
@@ -56,6 +56,7 @@ RULES = {
 
 @script("evaluate", RULES, writes=["output_dir", "model_dir"])
 def main(config):
+    started = time.monotonic()
     if config.model_dir is None and config.model is None:
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
@@ -69,6 +70,7 @@ def main(config):
             for name, output in outputs.items()
         }
         evaluate(config, outputs, folders)
+    next_stage.say(started)
 
 
 def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]) -> None:

@@ -7,12 +7,13 @@ Several processes share the work: torchrun --nproc-per-node 2 save_attention.py 
 """
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, heatmap, tokens
+from utils import artifacts, attention_dump, biography, heatmap, next_stage, tokens
 from utils.adapters import adapter_base
 from utils.config import (
     boolean,
@@ -62,11 +63,15 @@ RULES = {
 
 @script("save_attention", RULES, writes=["save_name"])
 def main(config):
+    started = time.monotonic()
     if config.heatmap:
         heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.save_name)
     with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json")) as folder:
         extract(config, dump_path, folder)
+    # Of the large model or of the small one: the user knows.
+    following = {"attn_dump_large": config.save_name, "attn_dump_small": "SMALL", "attn_diff": "DIFFERENCE"}
+    next_stage.say(started, "contrast_attention", **following)
 
 
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
