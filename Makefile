@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself and reuses it.
 PYTHON ?= python3
 
-.PHONY: demo models models-qwen gpu gpu-requirements tables figures paper smoke test test-slow test-slurm chaos bench lint format clean
+.PHONY: demo models models-qwen picture gpu gpu-requirements tables figures paper smoke test test-slow test-slurm test-browser chaos bench lint format clean
 
 demo: models
 	demo/demo.sh
@@ -13,6 +13,10 @@ models: .venv/installed
 # Two models of one family, one tokenizer and three times the size: 1.6 GB to download, 4.8 GB in models/.
 models-qwen: .venv/installed
 	.venv/bin/python demo/fetch_models.py qwen2.5-coder-0.5b qwen2.5-coder-1.5b
+
+# The README's picture, docs/difference.png: one text under the difference of the demonstration's models. A minute.
+picture: models
+	demo/picture.sh
 
 # A table of conf/tables/ on this machine: 2 hours without its results, half a minute with them.
 TABLE ?= biographies_scratch
@@ -45,6 +49,12 @@ test-slow: models
 # The smoke table through a Slurm of one node, which the test installs and starts (Debian, as root).
 test-slurm: .venv/installed
 	.venv/bin/python -m pytest -m slurm
+
+# Heat maps in Chromium, which Debian's package brings (as root).
+test-browser: .venv/installed
+	command -v chromium || apt-get install --yes chromium
+	.venv/bin/python -m pip install --requirement requirements-browser.txt
+	.venv/bin/python -m pytest -m browser tests/test_browser.py
 
 # Kills, full disks and the like in all five stages, and what is left of each: 5 minutes.
 chaos: .venv/installed

@@ -5,7 +5,9 @@
       +attn_diff=attn_diff_llama_70b_8b
 """
 
-from utils.config import file_name, one_of, path, script
+import time
+
+from utils.config import file, file_name, one_of, optional, path, picture, script, text
 from utils.errors import InputError
 
 RULES = {
@@ -14,24 +16,37 @@ RULES = {
     "attn_diff": file_name(),
     "operation": one_of("difference", "log_ratio"),
     "target": one_of("small", "large"),
+    "dataset": optional(file(or_folder=True)),
+    "text_column": text(),
+    "tags": one_of("auto", True, False),
+    "heatmap": optional(picture()),
 }
 
 
 @script("contrast_attention", RULES, writes=["attn_diff"])
 def main(config):
+    started = time.monotonic()
     from omegaconf import OmegaConf
 
-    from utils import artifacts, attention_dump
+    from utils import artifacts, attention_dump, biography, heatmap, next_stage
     from utils.contrast import contrast
 
     inputs = [config.attn_dump_large, config.attn_dump_small]
     files = {attention_dump.dump_path(name).resolve() for name in (*inputs, config.attn_diff)}
     if len(files) < 3:
         raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
+    if config.heatmap:
+        if config.dataset is None:
+            raise InputError("heatmap: a dump does not hold its texts; add dataset=...")
+        heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.attn_diff)
     with artifacts.claimed("attn_diff", dump_path, dump_path.with_suffix(".json")):
         large = attention_dump.read_dump(config.attn_dump_large)
         small = attention_dump.read_dump(config.attn_dump_small)
+        if config.dataset is not None:
+            texts = [plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags)]
+            for name, side in zip(inputs, (large, small), strict=True):
+                attention_dump.check_texts(side, texts, name, config.dataset)
         dump = contrast(large, small, config.operation, config.target)
         attention_dump.write(dump, config.attn_diff, artifacts.record(OmegaConf.to_container(config)))
     if large.settings.get("quant") != small.settings.get("quant"):
@@ -39,6 +54,21 @@ def main(config):
     if large.tokenizer != small.tokenizer:
         print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
+    if config.heatmap:
+        heatmap.write(config.heatmap, dump.model, heatmap.of_rows(texts, dump.rows), len(texts), two_sided=True)
+    next_stage.say(
+        started,
+        "data_augmentation",
+        augment_type="attention",
+        alpha=0.7,
+        beta=0.05,
+        multiply=10,
+        attn_weights=config.attn_diff,
+        # Its tokens are those of the difference.
+        model=large.model if config.target == "large" else small.model,
+        dataset=config.dataset or "DATASET",
+        save_name="NAME",
+    )
 
 
 if __name__ == "__main__":

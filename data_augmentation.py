@@ -12,14 +12,34 @@
       +dataset=data/biography_real.csv +save_name=biography_real_aug
 """
 
+import csv
 import hashlib
+import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from utils import artifacts, attention_dump, biography, texts
-from utils.config import boolean, file, file_name, integer, number, one_of, optional, path, script, text, tokenizer
+import numpy as np
+
+from utils import artifacts, attention_dump, biography, dropout, heatmap, next_stage, texts, tokens
+from utils.config import (
+    boolean,
+    file,
+    file_name,
+    integer,
+    number,
+    one_of,
+    optional,
+    path,
+    picture,
+    script,
+    text,
+    tokenizer,
+)
+from utils.contrast import weights_of
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.progress import bar
 
 RULES = {
     "augment_type": one_of("random", "attention"),
@@ -37,6 +57,7 @@ RULES = {
     "blank": one_of("spaces", "delete", "collapse"),
     "include_original": boolean(),
     "trust_remote_code": boolean(),
+    "heatmap": optional(picture()),
     "resume": boolean(),
 }
 
@@ -46,12 +67,16 @@ CHUNK_CHARACTERS = 200_000
 
 @script("data_augmentation", RULES, writes=["save_name"])
 def main(config):
+    started = time.monotonic()
     check_guidance(config)
     output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
     if output.resolve() == Path(config.dataset).resolve():
         raise InputError(f"save_name={config.save_name}: that is the dataset itself; give another name")
+    if config.heatmap:
+        heatmap.check(config.heatmap, config.dataset)
     with artifacts.claimed("save_name", output, output.with_suffix(".json")) as folder:
         augment(config, output, folder)
+    next_stage.say(started, "train", model=config.model, dataset=str(output), model_dir="MODEL_DIR")
 
 
 def augment(config: Mapping, output: Path, folder: Path) -> None:
@@ -66,13 +91,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     else:
         count = sum(1 for _ in plain)
 
-    # transformers takes seconds to import: only once the input is known to be good.
-    import numpy as np
     from omegaconf import OmegaConf
-    from tqdm import tqdm
-
-    from utils import dropout, tokens
-    from utils.contrast import weights_of
 
     tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
     fingerprint = tokens.fingerprint(tokenizer)
@@ -86,18 +105,13 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     kept = Kept(folder, made_by(settings, **drawn_with))
     unfinished = folder / "variants.csv"
     so_far, digest = begun(kept.read(config.resume), unfinished)
-    shown = tqdm(read_plain(config), total=count, desc="texts", dynamic_ncols=True)
+    shown = bar(read_plain(config), total=count, desc="texts")
     for first, chunk in texts.chunks(shown, CHUNK_CHARACTERS):
         if first < so_far["texts"]:
             continue
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")
         offsets, bounds = tokens.end_to_end(encoded)
-        if guided:
-            of_tokens = weights_of(weights, first, encoded)
-            keep = dropout.keep_by_rank(of_tokens, bounds, config.alpha, config.beta, config.rank_unit)
-        else:
-            keep = dropout.keep_all_alike(len(offsets), config.alpha)
-        keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+        keep = keep_probabilities(config, weights, first, encoded)
         # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
         generator = np.random.default_rng([config.seed, first])
         delete = config.blank == "delete"
@@ -131,6 +145,39 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         unfinished.replace(aside)
     shares = f"{of_tokens:.1%} of the tokens, {of_characters:.1%} of the characters"
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
+    if config.heatmap:
+        title = f"{output}: the probability of each token to be kept"
+        heatmap.write(config.heatmap, title, shaded(config, weights, tokenizer, output), count, end=1.0)
+
+
+def keep_probabilities(config: Mapping, weights, first: int, encoded: list[tokens.Encoded]) -> np.ndarray:
+    """float64 [tokens of all texts], of texts number `first` and following; weights: as attention_dump.read gives them,
+    None for augment_type=random."""
+    offsets, bounds = tokens.end_to_end(encoded)
+    if config.augment_type == "attention":
+        of_tokens = weights_of(weights, first, encoded)
+        keep = dropout.keep_by_rank(of_tokens, bounds, config.alpha, config.beta, config.rank_unit)
+    else:
+        keep = dropout.keep_all_alike(len(offsets), config.alpha)
+    keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+    return keep
+
+
+def shaded(config: Mapping, weights, tokenizer, output: Path) -> Iterator[heatmap.Shaded]:
+    """The first texts, with their tokens' keep-probabilities and ranks, and three variants of each from `output`."""
+    _, first_texts = next(texts.chunks(read_plain(config), CHUNK_CHARACTERS))
+    encoded = tokens.encode(tokenizer, first_texts, "tokenizer")
+    bounds = tokens.end_to_end(encoded)[1]
+    keep = keep_probabilities(config, weights, 0, encoded)
+    ranks = dropout.ranks(weights_of(weights, 0, encoded), bounds) if config.augment_type == "attention" else None
+    with open(output, newline="", encoding="utf-8") as opened:
+        rows = (row for (row,) in itertools.islice(csv.reader(opened), 1, None))
+        for plain, encoded_text, (begin, end) in zip(first_texts, encoded, itertools.pairwise(bounds), strict=True):
+            variants = list(itertools.islice(rows, config.multiply + config.include_original))[: config.multiply]
+            stays = dropout.always_stay(np.frombuffer(plain.encode("utf-32-le"), np.uint32), encoded_text.offsets)
+            shown = np.where(stays, 1.0, keep[begin:end])
+            ranked = None if ranks is None else ranks[begin:end]
+            yield heatmap.Shaded(plain, encoded_text.offsets, shown, ranked, variants[:3])
 
 
 def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils import artifacts, biography, free_questions, questions
+from utils import artifacts, biography, free_questions, next_stage, questions
 from utils.config import (
     boolean,
     check_value,
@@ -64,6 +64,7 @@ RULES = {
 
 @script("evaluate", RULES, writes=["output_dir", "model_dir"])
 def main(config):
+    started = time.monotonic()
     if config.model_dir is None and config.model is None:
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
@@ -78,6 +79,7 @@ def main(config):
             for name, output in outputs.items()
         }
         evaluate(config, outputs, folders)
+    next_stage.say(started)
 
 
 def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]) -> None:
@@ -190,9 +192,7 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
 
     without = sum(not question.choices for question in asked)
     if config.choice and without and is_main_process():
-        print(
-            f"choice: {without} of {len(asked)} questions have no choices: their answers hardly repeat"
-        )
+        print(f"choice: {without} of {len(asked)} questions have no choices: their answers hardly repeat")
 
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}

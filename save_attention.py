@@ -8,13 +8,14 @@ Several processes share the work: torchrun --nproc-per-node 2 save_attention.py 
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, texts, tokens, windows
+from utils import artifacts, attention_dump, biography, heatmap, next_stage, texts, tokens, windows
 from utils.adapters import adapter_base
 from utils.config import (
     boolean,
@@ -26,6 +27,7 @@ from utils.config import (
     model,
     one_of,
     optional,
+    picture,
     script,
     text,
     text_or_mapping,
@@ -64,16 +66,23 @@ RULES = {
     "window": optional(integer(2)),
     "stride": optional(integer(1)),
     "batch_tokens": integer(1),
+    "heatmap": optional(picture()),
     "resume": boolean(),
 }
 
 
 @script("save_attention", RULES, writes=["save_name"])
 def main(config):
+    started = time.monotonic()
     windows.check_stride(config)
+    if config.heatmap:
+        heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.save_name)
     with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json")) as folder:
         extract(config, dump_path, folder)
+    # Of the large model or of the small one: the user knows.
+    following = {"attn_dump_large": config.save_name, "attn_dump_small": "SMALL", "attn_diff": "DIFFERENCE"}
+    next_stage.say(started, "contrast_attention", **following)
 
 
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
@@ -171,6 +180,10 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         print(f"{long} of {count} texts are longer than {window} tokens and were read in windows")
     dump.write(config.save_name, config.model, read_with["tokenizer"], dump_settings, artifacts.record(settings))
     print(f"{dump_path}: {count} texts, {sum(dump.tokens):,} tokens of {config.model}")
+    if config.heatmap:
+        title = f"{config.model}: what each token receives of the attention"
+        plain = (plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags))
+        heatmap.write(config.heatmap, title, heatmap.of_rows(plain, attention_dump.read_dump(dump_path).rows), count)
 
 
 @dataclass

@@ -9,13 +9,14 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from utils import artifacts, biography, resume, windows
+from utils import artifacts, biography, next_stage, resume, windows
 from utils.arguments import build
 from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, seed, text
 from utils.errors import InputError, one_line, unwritten
@@ -54,9 +55,14 @@ FIXED = {
 
 @script("train", RULES, writes=["model_dir"], fixed=FIXED)
 def main(config):
+    started = time.monotonic()
     windows.check_stride(config)
     with artifacts.claimed("model_dir", Path(config.model_dir, "run.json")):
         train(config)
+    if last := resume.last_checkpoint(Path(config.model_dir)):
+        next_stage.say(started, "evaluate", model_dir=str(last))
+    else:
+        next_stage.say(started)
 
 
 def train(config) -> None:
@@ -86,6 +92,8 @@ def train(config) -> None:
     from transformers import (
         DataCollatorForSeq2Seq,
         DataCollatorWithFlattening,
+        PrinterCallback,
+        ProgressCallback,
         Trainer,
         TrainerCallback,
         TrainingArguments,
@@ -95,7 +103,7 @@ def train(config) -> None:
 
     from utils import adapters, tokens
     from utils.models import check_ends, load_model, merged, weights_hash
-    from utils.processes import is_main_process
+    from utils.processes import is_main_process, progress
 
     if resumed:
         resume.check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
@@ -218,6 +226,18 @@ def train(config) -> None:
                 artifacts.write_json(record, artifacts.record(settings) | trained_on)
             self.begun = True
 
+    class Progress(TrainerCallback):
+        """Without a terminal, in place of the Trainer's bar, which is drawn anew with each report of the loss."""
+
+        def on_train_begin(self, _, state, *__, **___):
+            self.bar = progress("steps", total=state.max_steps, initial=state.global_step)
+
+        def on_step_end(self, *_, **__):
+            self.bar.update()
+
+        def on_train_end(self, *_, **__):
+            self.bar.close()
+
     class CheckedTrainer(Trainer):
         """Stops where the loss is no number, which the Trainer would count as 0, to train on with broken weights; and
         where a checkpoint can't be saved."""
@@ -257,6 +277,9 @@ def train(config) -> None:
             processing_class=tokenizer,
             callbacks=[begins],
         )
+        if not sys.stderr.isatty() and trainer.pop_callback(ProgressCallback):
+            trainer.add_callback(PrinterCallback)
+            trainer.add_callback(Progress)
         # The Trainer would ask for these only after the training has been announced.
         trainer.get_optimizer_cls_and_kwargs(arguments, language_model)
         unused = torch.optim.SGD([torch.zeros(1)])

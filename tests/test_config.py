@@ -195,9 +195,16 @@ def test_values_that_the_trainer_would_choke_on_later(values, message, tmp_path)
 def test_help_shows_every_key_before_torch_is_imported(script, run):
     done = run(["python", "-X", "importtime", f"{script}.py", "--help"])
     assert not re.search(r"\| +(torch|transformers|pandas)$", done.stderr, flags=re.MULTILINE)
+    written = (config.CONFIG_FOLDER / f"{script}.yaml").read_text()
     for key in keys(script):
-        assert re.search(rf"^{key}:", done.stdout, flags=re.MULTILINE)
+        # The comment above it, from its first words on, and the line with its value.
+        comment_and_value = re.search(rf"\n\n((# .*\n)+{key}:.*)\n", written)[1]
+        assert f"\n\n{comment_and_value}\n" in f"{done.stdout}\n"
+    # How to call it, and nothing of Hydra's own.
+    assert f"    python {script}.py " in done.stdout
     assert f"conf/{script}.yaml" in done.stdout
+    assert "defaults:" not in done.stdout and "override hydra" not in done.stdout
+    assert run(f"python {script}.py model=none -h").stdout == done.stdout
 
 
 def keys(script: str) -> list[str]:

@@ -79,3 +79,8 @@ def test_what_cannot_be_written_says_that_resume_goes_on(tmp_path):
 def test_resume_itself_is_no_other_setting():
     assert made_by({"seed": 1, "resume": True}) == made_by({"seed": 1, "resume": False}) != made_by({"seed": 2})
     assert made_by({"seed": 1}, texts="a") != made_by({"seed": 1}, texts="b")
+
+
+def test_a_run_goes_on_under_another_heat_map():
+    assert made_by({"seed": 1, "heatmap": "page.html", "resume": True}) == made_by({"seed": 1})
+    assert made_by({"seed": 2}) != made_by({"seed": 1})

@@ -62,7 +62,8 @@ EARLY = [
     (f"{CONTRAST} traget=large", "unknown key traget: did you mean target?"),
     (
         f"{CONTRAST} xyz=1",
-        "unknown key xyz: the keys are: attn_dump_large, attn_dump_small, attn_diff, operation, target",
+        "unknown key xyz: the keys are: attn_dump_large, attn_dump_small, attn_diff, operation, target, "
+        "dataset, heatmap",
     ),
     (f"{RANDOM} alpha=[1", f"alpha=[1: expected key=value; {QUOTES}"),
     (f"{RANDOM} alpha=1]", f"alpha=1]: expected key=value; {QUOTES}"),
@@ -317,6 +318,25 @@ EARLY = [
         "attn_dump_large, attn_dump_small and attn_diff must be three different files",
     ),
     (f"{CONTRAST} attn_diff=small", THREE),
+    # Heat maps
+    (f"{SAVE} heatmap=page.pdf", "heatmap=page.pdf: must end in .html or .png"),
+    (f"{SAVE} heatmap=.png", "heatmap=.png: must end in .html or .png"),
+    (f"{SAVE} heatmap=true", "heatmap=True: must be a name; one of digits goes in quotes: \"key='True'\""),
+    (f"{SAVE} heatmap=texts.csv/page.html", "heatmap: texts.csv/page.html can't be written: Not a directory"),
+    (f"{RANDOM} heatmap=texts.csv/page.png", "heatmap: texts.csv/page.png can't be written: Not a directory"),
+    (f"{CONTRAST} heatmap=page.html", "heatmap: a dump does not hold its texts; add dataset=..."),
+    (
+        f"{CONTRAST} heatmap=page.html dataset=people.csv attn_dump_small=elsewhere",
+        "large.pkl was made from other texts: row 1 of people.csv is not its row 1",
+    ),
+    (
+        f"{CONTRAST} dataset=texts.csv attn_dump_small=fewer",
+        "fewer.pkl has 1 rows and texts.csv 2: make the dump from this dataset",
+    ),
+    (
+        f"{SAVE} 'save_name=x-${{batch_tokens}}' batch_tokens=1,2 heatmap=page.html -m",
+        "heatmap: the jobs of this sweep would write over each other; let it hold what is swept: …",
+    ),
     (f"{CONTRAST} attn_dump_small=hostile", "hostile.pkl: refused: it asks for …"),
     (f"{CONTRAST} attn_dump_small=cut", "cut.pkl: refused: …"),
     (f"{CONTRAST} attn_dump_small=changed", "changed.pkl: refused: damaged: its checksum is not that of what it holds"),

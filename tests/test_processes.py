@@ -19,7 +19,10 @@ def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     alone = run(f"python {arguments} save_name=one", OMP_NUM_THREADS="1")
     shared = run(f"{TORCHRUN} {arguments} save_name=two")
     # One process writes, and each reads half of the batches.
-    assert shared.stdout.count("two.pkl: ") == 1
+    assert shared.stdout.count("two.pkl: ") == shared.stdout.count("Took ") == 1
+    # So it does of progress, line by line.
+    assert shared.stderr.count("attention:   0%") == shared.stderr.count("Loading weights:   0%") == 1
+    assert "\r" not in alone.stderr + shared.stderr
     of_one, of_each = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared))
     assert of_one == 2 * of_each
     # The batches are the same ones, and so, with a thread each, are the sums.
@@ -59,7 +62,9 @@ def test_two_processes_train_and_share_the_batches(run, workplace, tiny_model):
     # 100 texts in batches of 2 x 4: 13 steps an epoch, as of one process with 8.
     steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "out").glob("checkpoint-*"))
     assert steps == [13, 26]
-    assert done.stdout.count("Training ") == 1
+    assert done.stdout.count("Training ") == done.stdout.count("{'train_runtime': ") == 1
+    assert done.stderr.count("steps:   0%") == done.stderr.count("steps: 100%") == 1
+    assert "\r" not in done.stderr
     log = json.loads((workplace / "out/checkpoint-26/trainer_state.json").read_text())["log_history"]
     assert log[-1]["loss"] < log[0]["loss"]
     # Killed while the second process saved its state.

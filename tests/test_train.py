@@ -354,7 +354,7 @@ def test_where_no_checkpoint_is_whole_none_is_resumed(run):
     folder = run("lost")
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "optimizer.pt").unlink()
-    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train again in another model_dir"):
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train again"):
         run("lost", resume="true", **{"trainer.max_steps": 6})
 
 

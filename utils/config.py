@@ -72,6 +72,17 @@ def file_name() -> Rule:
     return rule
 
 
+def picture() -> Rule:
+    """A page or a picture to write."""
+
+    def rule(value):
+        if Path(text()(value)).suffix not in (".html", ".png"):
+            raise ValueError("must end in .html or .png")
+        return plain_path(value)
+
+    return rule
+
+
 def one_of(*choices: object) -> Rule:
     shown = ", ".join(map(str, choices))
     # By type as well: 1 is not true.
@@ -359,6 +370,14 @@ def damage(name: str) -> str | None:
     return None
 
 
+def help_text(name: str, about: str) -> str:
+    """What the script's docstring says, and each key with its comment and its value as they stand in its YAML."""
+    written = (CONFIG_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    keys = written.partition("\n\n")[2]  # below the title and Hydra's own defaults
+    how = f"Set a key as key=value; ??? must be set. The keys and their values, from conf/{name}.yaml:"
+    return f"{about.strip()}\n\n{how}\n\n{keys.strip()}"
+
+
 def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapping[str, str] = MappingProxyType({})):
     """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
 
@@ -377,6 +396,8 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     check_sweep(config, writes)
+                    if config.get("heatmap"):
+                        check_sweep(config, ["heatmap"])
                 check(config, rules, fixed)
                 function(config)
             except InputError as error:
@@ -424,7 +445,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                         signal.signal(number, on_signal)
                 check_environment()
                 try:
-                    decorated(checked)()
+                    if {"--help", "-h"} & set(sys.argv[1:]):
+                        print(help_text(name, function.__globals__["__doc__"]))
+                    else:
+                        decorated(checked)()
                 finally:
                     check_output()
             except (Exception, KeyboardInterrupt) as error:

@@ -54,5 +54,6 @@ class Kept:
 
 
 def made_by(config: dict, **others: object) -> dict:
-    """What decides a run's results: its configuration but for `resume`, versions, commit, and what the script adds."""
-    return artifacts.record({key: value for key, value in config.items() if key != "resume"}) | others
+    """What decides a run's results: versions, commit, what the script adds, and its configuration but for `resume` and
+    `heatmap`."""
+    return artifacts.record({key: config[key] for key in config if key not in ("resume", "heatmap")}) | others

@@ -13,14 +13,19 @@ import torch
 from accelerate import init_empty_weights
 from accelerate.utils import check_device_map, get_max_memory
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils.logging import set_tqdm_hook
 
 from utils.adapters import adapter_base, check_base
 from utils.errors import InputError, one_line
-from utils.processes import local_processes, processes
+from utils.processes import is_main_process, local_processes, processes
+from utils.progress import bar
 from utils.tokens import cannot_load, check_vocabulary, quiet_transformers, source
 
 # The arguments of `from_pretrained` that a configuration is found by.
 SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
+
+# transformers shows its progress, of weights that are read or saved, as ours is shown.
+set_tqdm_hook(lambda _, arguments, options: bar(*arguments, **options, silent=not is_main_process()))
 
 # peft asks transformers for it by the old name.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

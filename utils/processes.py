@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, tqdm
+from accelerate.utils import broadcast_object_list, gather_object
+
+from utils.progress import bar
 
 
 @functools.cache
@@ -51,6 +53,6 @@ def gathered(mine: dict) -> dict:
     return whole
 
 
-def progress(what: str, items: Iterable | None = None, total: int | None = None):
-    """tqdm's progress bar, of the main process alone: over `items`, or up to `total` by its `update`."""
-    return tqdm(items, desc=what, total=total, dynamic_ncols=True)
+def progress(what: str, items: Iterable | None = None, total: int | None = None, initial: int = 0):
+    """The progress of the main process alone: over `items`, or from `initial` up to `total` by its `update`."""
+    return bar(items, desc=what, total=total, initial=initial, silent=not is_main_process())

@@ -53,8 +53,8 @@ OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resourc
 
 # Keys of the scripts that the rules set themselves.
 SET_BY_RULES = {
-    "save_attention": ("model", "dataset", "save_name", "resume"),
-    "data_augmentation": ("model", "dataset", "save_name", "seed", "resume"),
+    "save_attention": ("model", "dataset", "save_name", "heatmap", "resume"),
+    "data_augmentation": ("model", "dataset", "save_name", "seed", "heatmap", "resume"),
     "train": (
         "model",
         "dataset",

@@ -2,10 +2,10 @@
 
 import itertools
 import json
-import re
 from pathlib import Path
 
 from utils.config import plain_path
+from utils.next_stage import quoted
 
 # What a rule may use, where the table's `resources` say nothing: megabytes, minutes, GPUs, threads, and processes that
 # share its work by torchrun.
@@ -44,9 +44,7 @@ def on_command_line(key: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         value = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, str):
-        # In quotes every sign stands for itself, but for quotes, ${, and backslashes before them or at the end.
-        escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: 2 * found[1] + (found[2] and "\\" + found[2]), value)
-        value = f"'{escaped}'"
+        value = quoted(value)
     return f"++{key}={value}"
 
 

@@ -1,0 +1,41 @@
+"""A stage's last line: how long it took, and the command of the next stage."""
+
+import re
+import shlex
+import time
+
+from utils.artifacts import is_first_process
+
+# What Hydra reads as no text, though it looks like one.
+NO_TEXT = ("null", "true", "false", "nan", "inf")
+
+
+def say(started: float, script: str | None = None, **keys: str | float) -> None:
+    """Print it, in the first process alone. started: time.monotonic() at the stage's beginning; script and keys: of the
+    next stage, with words in capitals for what this one can't know."""
+    if is_first_process():
+        overrides = " ".join(override(key, value) for key, value in keys.items())
+        following = f" Next: python {script}.py {overrides}" if script else ""
+        print(f"Took {duration(time.monotonic() - started)}.{following}")
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def override(key: str, value: str | float) -> str:
+    """`key=value` for a shell, with the quotes that it and Hydra need."""
+    is_plain = not isinstance(value, str) or (
+        re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and value.lower() not in NO_TEXT
+    )
+    return shlex.quote(f"{key}={value if is_plain else quoted(value)}")
+
+
+def quoted(value: str) -> str:
+    """The text in Hydra's quotes, in which every sign stands for itself, but for quotes, ${, and backslashes before
+    them or at the end."""
+    escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: 2 * found[1] + (found[2] and "\\" + found[2]), value)
+    return f"'{escaped}'"
