@@ -29,7 +29,7 @@ figures: .venv/installed
 	.venv/bin/snakemake --snakefile workflow/figures.smk --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
 	.venv/bin/python workflow/readme.py
 
-# The paper's Tables 1 and 2, its numbers beside those of the tables paper_* that have been run: seconds.
+# The paper's Tables 1 to 3, its numbers beside those of the tables paper_* that have been run: seconds.
 paper: .venv/installed
 	.venv/bin/python workflow/paper.py
 

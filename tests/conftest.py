@@ -31,6 +31,21 @@ def pytest_configure(config) -> None:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def squad(paragraphs: int) -> dict:
+    """SQuAD's JSON, in two articles. Of each five paragraphs the first is asked about once, the second twice and so on;
+    the fifth's questions have no answer."""
+
+    def paragraph(number: int) -> dict:
+        asked = [f"Which is number {number}, in {way} words?" for way in range(1 + number % 5)]
+        answers = [{"text": f"the {number}th", "answer_start": 0}, {"text": str(number), "answer_start": 4}]
+        qas = [{"question": question, "answers": [] if number % 5 == 4 else answers} for question in asked]
+        return {"context": f"The {number}th of them – “{number}”.", "qas": qas}
+
+    made = [paragraph(number) for number in range(paragraphs)]
+    half = paragraphs // 2
+    return {"data": [{"title": "One", "paragraphs": made[:half]}, {"title": "Two", "paragraphs": made[half:]}]}
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A folder with a tiny random Llama and its tokenizer."""

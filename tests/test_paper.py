@@ -81,17 +81,28 @@ def test_a_table_in_tokens_has_nothing_to_choose(tmp_path):
 
 def test_the_papers_tables_have_the_papers_settings():
     published = pd.read_csv(ROOT / "workflow/published.csv")
-    assert list(paper.MODELS) == sorted(PAPERS, key=list(paper.MODELS).index)
-    assert published.groupby("table").size().to_dict() == {1: 4 * 5, 2: 4 * 4 * 2}
+    assert PAPERS.keys() == paper.MODELS.keys() | paper.PARAGRAPHS.keys()
+    assert published.groupby("table").size().to_dict() == {1: 4 * 5, 2: 4 * 4 * 2, 3: 4 * 4}
     assert not published.duplicated(["table", "model", "arm", "field"]).any()
     assert (published["exact_match"] <= published["f1"]).all() and published["f1"].between(0, 1).all()
-    for model, of_model in published[published["table"] == 2].groupby("model"):
-        (name,) = [name for name, of_paper in paper.MODELS.items() if of_paper == model]
-        for row in of_model.to_dict("records"):
-            expected = [None if pd.isna(row[key]) else row[key] for key in ("alpha", "beta")]
-            assert list(paper.alpha_and_beta(PAPERS[name], row["arm"])) == expected
+    of_wikipedia = {name: model for name, (model, whose) in paper.PARAGRAPHS.items() if whose == "Wikipedia"}
+    for number, models in ((2, paper.MODELS), (3, of_wikipedia)):
+        for model, of_model in published[published["table"] == number].groupby("model"):
+            (name,) = [name for name, of_paper in models.items() if of_paper == model]
+            for row in of_model.to_dict("records"):
+                expected = [None if pd.isna(row[key]) else row[key] for key in ("alpha", "beta")]
+                assert list(paper.alpha_and_beta(PAPERS[name], row["arm"])) == expected
+            # The same models and budget for biographies and paragraphs.
+            of_biographies = PAPERS[name.replace("_wiki", "")]
+            other = {key for key in PAPERS[name] if PAPERS[name][key] != of_biographies.get(key)}
+            assert other <= {"table", "dataset", "made_by", "arms", "evaluations"}
+    for name in paper.PARAGRAPHS.keys() - of_wikipedia.keys():
+        of_arms = [paper.alpha_and_beta(PAPERS[name], arm) for arm in paper.TABLES[3][0]]
+        assert of_arms == [(None, None), (0.7, None), (0.7, 0.005), (0.7, 0.005)]
     for config in PAPERS.values():
         assert config["data_augmentation"] == {"multiply": 10, "include_original": True, "blank": "delete"}
+        if config["trained"] not in (config["small"], config["large"]):
+            continue  # guided by a pair of another family
         # The trained model's own attention.
         own = "small" if config["trained"] == config["small"] else "large"
         assert config["trained"] == config[own]
@@ -102,13 +113,15 @@ def test_make_paper_writes_what_is_committed(tmp_path):
     paper.main(ROOT / "conf/tables", ROOT / "results", tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in (ROOT / "results/paper").iterdir()}
-    assert set(made) == {f"table{number}.{kind}" for number in (1, 2) for kind in ("md", "csv", "tex")}
+    assert set(made) == {f"table{number}.{kind}" for number in (1, 2, 3) for kind in ("md", "csv", "tex")}
 
 
 def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatch, capsys):
     name, model = "paper_qwen_0.5b", "Qwen2.5-Coder 0.5B"
     monkeypatch.setattr(paper, "MODELS", {name: model})
+    monkeypatch.setattr(paper, "PARAGRAPHS", {})
     config = PAPERS[name] | {"arms": {arm: PAPERS[name]["arms"][arm] for arm in paper.TABLES[2][0]}, "against": []}
+    config["reported"] = 40
     (tmp_path / "tables").mkdir()
     (tmp_path / f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
     results, random = tmp_path / name, np.random.default_rng(0)
@@ -155,3 +168,94 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
     assert pd.isna(table.loc["none", "company", "f1"]["chosen on the others"])
     assert table.loc["difference", "company", "f1"].equals(row)
+
+
+def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, capsys):
+    """Where the paragraphs themselves are not there: they are not committed."""
+    searched, single = "paper_wiki_gemma2_2b", "paper_squad_smollm2"
+    monkeypatch.setattr(paper, "MODELS", {})
+    monkeypatch.setattr(paper, "PARAGRAPHS", {name: paper.PARAGRAPHS[name] for name in (searched, single)})
+    monkeypatch.setattr(intervals, "RESAMPLES", 99)
+    monkeypatch.chdir(tmp_path)
+    configs = {name: PAPERS[name] | {"reported": 6} for name in (searched, single)}
+    configs[searched] |= {"learning_rates": [0.0002, 0.001], "checkpoints": 2}
+    random = np.random.default_rng(0)
+    # Of nine paragraphs, in the order in which they are asked about: the first has one question, the last four.
+    names = [f"Title ({number})" for number in (3, 1, 2, 9, 8, 7, 4, 5, 6) for _ in range(1 + number % 4)]
+    paragraphs = list(dict.fromkeys(names))
+    Path("tables").mkdir()
+    answers = {}
+    for name, config in configs.items():
+        Path(f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
+        asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}}
+        for file in runs(config):
+            path, arm = Path("results", name, file), file.split("/")[0]
+            if path.name != "metrics.json":
+                settings = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, arm)
+                artifacts.write_json(path, {"settings": settings})
+                continue
+            artifacts.write_json(path, asked)
+            if arm == "untrained":
+                continue
+            exact_match = 100 * (random.random(len(names)) < 0.4)
+            f1 = np.maximum(exact_match, 100 * random.random(len(names)))
+            answers[name, str(Path(file).parent)] = list(zip(names, exact_match, f1, strict=True))
+            rows = [
+                {"field": ("one", "two")[row % 2], "name": of_one[0], "answer": "a", "prediction": "a", "chosen": ""}
+                | {"exact_match": of_one[1], "f1": of_one[2], "log_likelihood": -1.0}
+                for row, of_one in enumerate(answers[name, str(Path(file).parent)])
+            ]
+            artifacts.write_csv(path.with_name("predictions.csv"), rows)
+    paper.main(Path("tables"), Path("results"), Path("paper"))
+    assert "missing" not in capsys.readouterr().out
+    table = pd.read_csv("paper/table3.csv").set_index(["model", "arm", "measure"])
+    markdown = Path("paper/table3.md").read_text()
+
+    def scores_of(name: str, arm: str, seed: int, rate: float, part: int, about: list[str]) -> dict[str, list]:
+        """The exact matches and the F1 of each of these paragraphs, from 0 to 1."""
+        scores = {paragraph: [] for paragraph in about}
+        for paragraph, exact_match, f1 in answers[name, f"{arm}/seed-{seed}-rate-{rate}/questions/{part}"]:
+            if paragraph in scores:
+                scores[paragraph].append((exact_match / 100, f1 / 100))
+        return scores
+
+    for name, config in configs.items():
+        model, whose = paper.PARAGRAPHS[name]
+        ways = {"chosen on the others": paragraphs[6:], "chosen on the reported": paragraphs[:6]}
+        if name == single:
+            ways.pop("chosen on the reported")
+        for arm, (way, choose_on) in itertools.product(config["arms"], ways.items()):
+            best, highest = None, (-1, -1)
+            for part, rate in itertools.product(range(1, config["checkpoints"] + 1), config["learning_rates"]):
+                of_all = []
+                for seed in config["seeds"]:
+                    of_all += itertools.chain(*scores_of(name, arm, seed, rate, part, choose_on).values())
+                means = tuple(sum(of_measure) / len(of_all) for of_measure in zip(*of_all, strict=True))
+                if means > highest:
+                    best, highest = (rate, part), means
+            for column, measure in enumerate(("exact_match", "f1")):
+                of_seeds = []
+                for seed in config["seeds"]:
+                    scores = scores_of(name, arm, seed, *best, paragraphs[:6])
+                    of_seeds.append([sum(one[column] for one in scores[it]) / len(scores[it]) for it in sorted(scores)])
+                mean = sum(sum(of_seed) / 6 for of_seed in of_seeds) / len(of_seeds)
+                low, high = intervals.interval(np.array(of_seeds))
+                row = table.loc[model, arm, measure]
+                assert row["paragraphs"] == whose
+                assert tuple(row[[way, f"{way}, low", f"{way}, high"]]) == pytest.approx((mean, low, high))
+                assert f" {mean:.3f} [{low:.3f}, {high:.3f}] " in markdown
+    # With one checkpoint there is nothing to choose; the paper has Gemma 2 2B alone.
+    assert table.loc["SmolLM2-135M"][["published", "chosen on the reported"]].isna().all(axis=None)
+    assert table.loc["Gemma 2 2B", "difference", "f1"]["published"] == 0.256
+    (row,) = [line for line in markdown.splitlines() if "SmolLM2-135M" in line and "difference" in line]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:6] == ["SmolLM2-135M", "SQuAD", "difference", "0.7", "0.005", "–"] and len(cells) == 11
+    assert cells[7] == "" and cells[8] == "–" and cells[10] == "" and "[" in cells[6] and "[" in cells[9]
+
+    Path(f"results/{single}/random/seed-2-rate-0.001/run.json").unlink()
+    paper.main(Path("tables"), Path("results"), Path("paper"))
+    assert f"{single}: 1 of random's 6 results are missing: it counts as not run" in capsys.readouterr().out
+    (row,) = [
+        line for line in Path("paper/table3.md").read_text().splitlines() if "SmolLM2" in line and "random" in line
+    ]
+    assert row.count("–") == 6

@@ -20,9 +20,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch.utils.data import BatchSampler
 
+from data import draw_paragraphs
 from demo.fetch_models import SOURCES
 from tests import tiny
-from tests.conftest import ROOT
+from tests.conftest import ROOT, squad
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
@@ -42,9 +43,12 @@ ARMS = list(read(ROOT / "conf/tables/smoke.yaml")["arms"])
 
 @pytest.fixture(scope="module")
 def clone(workplace):
-    """A copy of the repository, with the smoke table's models."""
+    """A copy of the repository with the smoke table's models, and stand-ins for paragraphs that are not committed."""
     shutil.copytree(ROOT / "workflow", workplace / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
     tiny.save_pair(workplace / "tables_out/tiny_models")
+    (workplace / "squad.json").write_text(json.dumps(squad(150)))
+    for name in ("squad", "wiki"):
+        draw_paragraphs.main(str(workplace / "squad.json"), 100, 1, str(workplace / "data_drawn" / name))
     return workplace
 
 
@@ -271,6 +275,10 @@ def test_the_committed_results_are_of_the_tables_settings(path):
     if config["table"].startswith("smoke") or not any(results.rglob("metrics.json")):
         return
     check.check_results(config, results)
+    if all("questions" in options for options in config["evaluations"].values()):
+        with pytest.raises(InputError, match="made with another template than the table's"):
+            check.check_results(config | {"evaluate": {"template": "{question}"}}, results)
+        return
     others = {"data/prompts_questions.csv": "data/prompts_statements.csv"}
     evaluations = {
         name: options | {"prompts": others.get(options["prompts"], "data/prompts_questions.csv")}
@@ -304,6 +312,26 @@ def test_every_table_can_be_planned(clone, snakemake, path):
             # Both models, by the table's keys and by the arm's.
             assert re.search("^attention +4$", planned, re.MULTILINE)
             assert re.search("^contrast +2$", planned, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [path for path in TABLES if "made_by" in read(path)], ids=lambda path: path.stem)
+def test_paragraphs_that_are_not_there_are_made_by_the_tables_command(path, tmp_path, monkeypatch):
+    config = read(path)
+    command = ["python", "data/draw_paragraphs.py", "--paragraphs", "100", "--seed", "1", "--output"]
+    words = config["made_by"].split()
+    assert words[:2] + words[3:-1] == command
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squad.json").write_text(json.dumps(squad(150)))
+    draw_paragraphs.main("squad.json", 100, 1, words[-1])
+    check.check_table(config)
+    for missing in sorted(Path("data_drawn").iterdir()):
+        missing.rename("elsewhere")
+        with pytest.raises(InputError) as raised:
+            check.check_table(config)
+        assert str(raised.value) == f"{missing}: no such file; make it by: {config['made_by']}"
+        Path("elsewhere").rename(missing)
+    with pytest.raises(InputError, match="^made_by=3: must be a name"):
+        check.check_table(config | {"made_by": 3})
 
 
 @pytest.mark.parametrize("name", SOURCES)

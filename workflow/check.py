@@ -12,7 +12,7 @@ from data_augmentation import check_guidance
 from evaluate import RULES, questions_of, settle
 from utils import biography
 from utils.arguments import check_arguments
-from utils.config import CONFIG_FOLDER, check, check_value, integer, seed, unknown_key
+from utils.config import CONFIG_FOLDER, check, check_value, integer, seed, text, unknown_key
 from utils.errors import InputError
 from workflow.table import (
     DUMPS,
@@ -48,8 +48,8 @@ NEEDED = (
 # The two kinds of budget: a table has all keys of one of them.
 BUDGETS = (("tokens",), ("epochs", "learning_rates", "reported"))
 
-# Overrides of the scripts' keys, and the rules' resources.
-OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources")
+# Overrides of the scripts' keys, the rules' resources, and the command that makes files that are not committed.
+OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resources", "made_by")
 
 # Keys of the scripts that the rules set themselves.
 SET_BY_RULES = {
@@ -101,6 +101,11 @@ def check_table(config: dict) -> None:
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
+    if config.get("made_by") is not None:
+        check_value("made_by", config["made_by"], text())
+    missing = not_made(config)
+    if missing:
+        raise InputError(f"{missing[0]}: no such file; make it by: {config['made_by']}")
     check_value("checkpoints", config["checkpoints"], integer(1))
     if config["target"] not in ("small", "large"):
         raise InputError(f"target={config['target']}: must be one of: small, large")
@@ -132,6 +137,13 @@ def check_table(config: dict) -> None:
         check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
         check_evaluation(config, evaluation)
     check_budget(config)
+
+
+def not_made(config: dict) -> list[str]:
+    """Those files that the table's `made_by` makes which are not there; none of a table that has no such command."""
+    asked = [options or {} for options in config["evaluations"].values()]
+    files = [config["dataset"], *(options.get(key) for options in asked for key in ("questions", "examples"))]
+    return [file for file in files if file and config.get("made_by") and not Path(file).exists()]
 
 
 def check_evaluation(config: dict, evaluation: str) -> None:
@@ -298,11 +310,12 @@ def resolved(config: dict, evaluation: str) -> dict:
 
 
 def settled(config: dict, evaluation: str) -> DictConfig:
-    """All keys of evaluate.py for one of the table's evaluations, as the script makes them of its command line."""
+    """All keys of evaluate.py for one of the table's evaluations, as the script makes them of its command line. A file
+    of free questions need not be there: results can be read without it."""
     keys = OmegaConf.load(CONFIG_FOLDER / "evaluate.yaml")
     del keys["defaults"]  # Hydra's own
     for key, value in asked_by(config, evaluation).items():
         OmegaConf.update(keys, key, value, force_add=True)
-    check(keys, RULES)
+    check(keys, RULES | {"questions": RULES["examples"]})
     settle(keys)
     return keys

@@ -70,7 +70,7 @@ def settings_of(config: dict, arm: str) -> dict:
     """All that an arm's training depends on, but for the seed, the learning rate where the table searches over several,
     and the files' content."""
     apart = ("arms", "seeds", "learning_rates", "reported", "resources")
-    apart += ("evaluate", "evaluations", "measures", "against")
+    apart += ("evaluate", "evaluations", "measures", "against", "made_by")
     settings = {key: value for key, value in config.items() if key not in apart} | {"arm": config["arms"][arm]}
     if config.get("epochs"):
         settings["epochs"] = epochs_of(config, arm)
