@@ -7,19 +7,20 @@
 
 import time
 
-from utils.config import file, file_name, one_of, optional, path, picture, script, text
+from utils import rules
 from utils.errors import InputError
+from utils.script import script
 
 RULES = {
-    "attn_dump_large": path(),
-    "attn_dump_small": path(),
-    "attn_diff": file_name(),
-    "operation": one_of("difference", "log_ratio"),
-    "target": one_of("small", "large"),
-    "dataset": optional(file(or_folder=True)),
-    "text_column": text(),
-    "tags": one_of("auto", True, False),
-    "heatmap": optional(picture()),
+    "attn_dump_large": rules.path(),
+    "attn_dump_small": rules.path(),
+    "attn_diff": rules.file_name(),
+    "operation": rules.one_of("difference", "log_ratio"),
+    "target": rules.one_of("small", "large"),
+    "dataset": rules.optional(rules.file(or_folder=True)),
+    "text_column": rules.text(),
+    "tags": rules.one_of("auto", True, False),
+    "heatmap": rules.optional(rules.picture()),
 }
 
 

@@ -21,44 +21,31 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, dropout, heatmap, next_stage, texts, tokens
-from utils.config import (
-    boolean,
-    file,
-    file_name,
-    integer,
-    number,
-    one_of,
-    optional,
-    path,
-    picture,
-    script,
-    text,
-    tokenizer,
-)
+from utils import artifacts, attention_dump, biography, dropout, heatmap, next_stage, rules, texts, tokens
 from utils.contrast import weights_of
 from utils.errors import InputError
 from utils.kept import Kept, made_by
 from utils.progress import bar
+from utils.script import script
 
 RULES = {
-    "augment_type": one_of("random", "attention"),
-    "alpha": number(0, 1),
-    "beta": optional(number(0)),
-    "rank_unit": one_of("token", "percent"),
-    "multiply": integer(1),
-    "attn_weights": optional(path()),
-    "model": tokenizer(),
-    "dataset": file(or_folder=True),
-    "text_column": text(),
-    "tags": one_of("auto", True, False),
-    "save_name": file_name(),
-    "seed": integer(0),
-    "blank": one_of("spaces", "delete", "collapse"),
-    "include_original": boolean(),
-    "trust_remote_code": boolean(),
-    "heatmap": optional(picture()),
-    "resume": boolean(),
+    "augment_type": rules.one_of("random", "attention"),
+    "alpha": rules.number(0, 1),
+    "beta": rules.optional(rules.number(0)),
+    "rank_unit": rules.one_of("token", "percent"),
+    "multiply": rules.integer(1),
+    "attn_weights": rules.optional(rules.path()),
+    "model": rules.tokenizer(),
+    "dataset": rules.file(or_folder=True),
+    "text_column": rules.text(),
+    "tags": rules.one_of("auto", True, False),
+    "save_name": rules.file_name(),
+    "seed": rules.integer(0),
+    "blank": rules.one_of("spaces", "delete", "collapse"),
+    "include_original": rules.boolean(),
+    "trust_remote_code": rules.boolean(),
+    "heatmap": rules.optional(rules.picture()),
+    "resume": rules.boolean(),
 }
 
 # At a time: enough for the tokenizer's threads and numpy's calls, few enough to stay small.

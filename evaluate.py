@@ -17,48 +17,33 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils import artifacts, biography, free_questions, next_stage, questions
-from utils.config import (
-    boolean,
-    check_value,
-    checkpoint,
-    checkpoints_in,
-    dtype,
-    file,
-    integer,
-    mapping,
-    model,
-    optional,
-    path,
-    script,
-    text,
-    text_or_mapping,
-)
+from utils import artifacts, biography, free_questions, next_stage, questions, rules
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.script import check_value, script
 
 RULES = {
-    "model_dir": optional(checkpoint()),
-    "model": optional(model()),
-    "output_dir": optional(path()),
-    "dataset": optional(path()),
-    "prompts": optional(path()),
-    "people": optional(integer(1)),
-    "questions": optional(file()),
-    "group": optional(text()),
-    "template": optional(text()),
-    "shots": integer(0),
-    "examples": optional(path()),
-    "seed": integer(0),
-    "max_new_tokens": optional(integer(1)),
-    "choice": boolean(),
-    "batch_tokens": optional(integer(1)),
-    "dtype": dtype(),
-    "quant": optional(mapping()),
-    "device_map": optional(text_or_mapping),
-    "max_memory": optional(mapping()),
-    "trust_remote_code": boolean(),
-    "resume": boolean(),
+    "model_dir": rules.optional(rules.checkpoint()),
+    "model": rules.optional(rules.model()),
+    "output_dir": rules.optional(rules.path()),
+    "dataset": rules.optional(rules.path()),
+    "prompts": rules.optional(rules.path()),
+    "people": rules.optional(rules.integer(1)),
+    "questions": rules.optional(rules.file()),
+    "group": rules.optional(rules.text()),
+    "template": rules.optional(rules.text()),
+    "shots": rules.integer(0),
+    "examples": rules.optional(rules.path()),
+    "seed": rules.integer(0),
+    "max_new_tokens": rules.optional(rules.integer(1)),
+    "choice": rules.boolean(),
+    "batch_tokens": rules.optional(rules.integer(1)),
+    "dtype": rules.dtype(),
+    "quant": rules.optional(rules.mapping()),
+    "device_map": rules.optional(rules.text_or_mapping),
+    "max_memory": rules.optional(rules.mapping()),
+    "trust_remote_code": rules.boolean(),
+    "resume": rules.boolean(),
 }
 
 
@@ -146,7 +131,7 @@ def settle(config) -> None:
     if config.group is not None:
         raise InputError("group: leave it out, or give questions=...; questions about people are scored by field")
     for key in ("dataset", "prompts"):
-        check_value(key, config[key], file())
+        check_value(key, config[key], rules.file())
     config.template = None
     config.examples = config.examples or "data/biography_real.csv"
 
@@ -167,7 +152,7 @@ def questions_of(config) -> tuple[list[questions.Question], int]:
 
 def outputs_of(model_dir: str | None, model: str | None, output_dir: str | None) -> dict[str, Path]:
     """Each checkpoint that is asked, in the order of their steps, and where its answers go."""
-    checkpoints = checkpoints_in(model_dir) if model_dir else []
+    checkpoints = rules.checkpoints_in(model_dir) if model_dir else []
     if checkpoints:
         return {str(path): Path(output_dir, path.name) if output_dir else path / "evaluation" for path in checkpoints}
     return {model_dir or model: Path(output_dir or Path(model_dir) / "evaluation")}

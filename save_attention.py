@@ -15,25 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import artifacts, attention_dump, biography, heatmap, next_stage, texts, tokens, windows
+from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules, texts, tokens, windows
 from utils.adapters import adapter_base
-from utils.config import (
-    boolean,
-    dtype,
-    file,
-    file_name,
-    integer,
-    mapping,
-    model,
-    one_of,
-    optional,
-    picture,
-    script,
-    text,
-    text_or_mapping,
-)
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.script import script
 
 # At a time: enough for batches of like length, few enough to stay small.
 CHUNK_CHARACTERS = 1_000_000
@@ -42,32 +28,32 @@ CHUNK_CHARACTERS = 1_000_000
 def layer_numbers(value: object) -> Sequence[int]:
     try:
         if isinstance(value, Sequence) and not isinstance(value, str) and value:
-            return [integer(0)(number) for number in value]
+            return [rules.integer(0)(number) for number in value]
     except ValueError:
         pass
     raise ValueError("must be a list of whole numbers from 0, such as [0,1]")
 
 
 RULES = {
-    "model": model(),
-    "dataset": file(or_folder=True),
-    "text_column": text(),
-    "tags": one_of("auto", True, False),
-    "save_name": file_name(),
-    "dtype": dtype(),
-    "quant": optional(mapping()),
-    "device_map": optional(text_or_mapping),
-    "max_memory": optional(mapping()),
-    "trust_remote_code": boolean(),
-    "include_self": boolean(),
-    "queries": one_of("following", "before_fields"),
-    "layers": optional(layer_numbers),
-    "prepend_bos": one_of("auto", True, False),
-    "window": optional(integer(2)),
-    "stride": optional(integer(1)),
-    "batch_tokens": integer(1),
-    "heatmap": optional(picture()),
-    "resume": boolean(),
+    "model": rules.model(),
+    "dataset": rules.file(or_folder=True),
+    "text_column": rules.text(),
+    "tags": rules.one_of("auto", True, False),
+    "save_name": rules.file_name(),
+    "dtype": rules.dtype(),
+    "quant": rules.optional(rules.mapping()),
+    "device_map": rules.optional(rules.text_or_mapping),
+    "max_memory": rules.optional(rules.mapping()),
+    "trust_remote_code": rules.boolean(),
+    "include_self": rules.boolean(),
+    "queries": rules.one_of("following", "before_fields"),
+    "layers": rules.optional(layer_numbers),
+    "prepend_bos": rules.one_of("auto", True, False),
+    "window": rules.optional(rules.integer(2)),
+    "stride": rules.optional(rules.integer(1)),
+    "batch_tokens": rules.integer(1),
+    "heatmap": rules.optional(rules.picture()),
+    "resume": rules.boolean(),
 }
 
 

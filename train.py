@@ -16,29 +16,29 @@ import numpy as np
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from utils import artifacts, biography, next_stage, resume, windows
+from utils import artifacts, biography, next_stage, resume, rules, windows
 from utils.arguments import build
-from utils.config import boolean, dtype, file, integer, mapping, model, one_of, optional, path, script, seed, text
 from utils.errors import InputError, one_line, unwritten
+from utils.script import script
 
 RULES = {
-    "model": model(),
-    "dataset": file(or_folder=True),
-    "text_column": text(),
-    "tags": one_of("auto", True, False),
-    "model_dir": path(),
-    "seed": seed(),
-    "resume": boolean(),
-    "dtype": dtype(),
-    "attn_implementation": optional(text()),
-    "loss_on_blanks": boolean(),
-    "packing": boolean(),
-    "window": optional(integer(2)),
-    "stride": optional(integer(1)),
-    "trust_remote_code": boolean(),
-    "lora": optional(mapping()),
-    "quant": optional(mapping()),
-    "trainer": mapping(),
+    "model": rules.model(),
+    "dataset": rules.file(or_folder=True),
+    "text_column": rules.text(),
+    "tags": rules.one_of("auto", True, False),
+    "model_dir": rules.path(),
+    "seed": rules.seed(),
+    "resume": rules.boolean(),
+    "dtype": rules.dtype(),
+    "attn_implementation": rules.optional(rules.text()),
+    "loss_on_blanks": rules.boolean(),
+    "packing": rules.boolean(),
+    "window": rules.optional(rules.integer(2)),
+    "stride": rules.optional(rules.integer(1)),
+    "trust_remote_code": rules.boolean(),
+    "lora": rules.optional(rules.mapping()),
+    "quant": rules.optional(rules.mapping()),
+    "trainer": rules.mapping(),
 }
 
 # Of the sub-trees: what is not for the user to set.

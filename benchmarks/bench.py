@@ -35,9 +35,9 @@ from benchmarks.plain import extraction as plain_extraction
 from tests import tiny
 from utils import answers, attention_dump, biography, contrast, dropout, questions, received_attention, tokens
 from utils.attention_dump import Dump, Row, text_hash
-from utils.config import use_huge_pages
 from utils.models import load_model
 from utils.padding import batches, padded
+from utils.script import use_huge_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("save_attention", "contrast_attention", "data_augmentation", "train", "evaluate")

@@ -119,7 +119,7 @@ def test_the_seven_commands_chain(run, local, workplace):
 def test_without_plus_signs_the_configuration_is_the_same(command):
     from hydra import compose, initialize_config_dir
 
-    from utils.config import CONFIG_FOLDER
+    from utils.script import CONFIG_FOLDER
 
     script, *arguments = command.split()[1:]
     overrides = [argument for argument in arguments if "=" in argument]

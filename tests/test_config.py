@@ -17,9 +17,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import save_attention
-from utils import attention_dump, config
+from utils import attention_dump, rules
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError
+from utils.script import CONFIG_FOLDER, check, collect_garbage_rarely, use_huge_pages
 
 SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
 
@@ -195,7 +196,7 @@ def test_values_that_the_trainer_would_choke_on_later(values, message, tmp_path)
 def test_help_shows_every_key_before_torch_is_imported(script, run):
     done = run(["python", "-X", "importtime", f"{script}.py", "--help"])
     assert not re.search(r"\| +(torch|transformers|pandas)$", done.stderr, flags=re.MULTILINE)
-    written = (config.CONFIG_FOLDER / f"{script}.yaml").read_text()
+    written = (CONFIG_FOLDER / f"{script}.yaml").read_text()
     for key in keys(script):
         # The comment above it, from its first words on, and the line with its value.
         comment_and_value = re.search(rf"\n\n((# .*\n)+{key}:.*)\n", written)[1]
@@ -208,15 +209,15 @@ def test_help_shows_every_key_before_torch_is_imported(script, run):
 
 
 def keys(script: str) -> list[str]:
-    return [key for key in OmegaConf.load(config.CONFIG_FOLDER / f"{script}.yaml") if key != "defaults"]
+    return [key for key in OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml") if key != "defaults"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_key_has_a_rule_a_comment_and_a_reader(script):
-    lines = (config.CONFIG_FOLDER / f"{script}.yaml").read_text().splitlines()
+    lines = (CONFIG_FOLDER / f"{script}.yaml").read_text().splitlines()
     rules = importlib.import_module(script).RULES
     assert keys(script) == list(rules)
-    code = (config.CONFIG_FOLDER.parent / f"{script}.py").read_text()
+    code = (CONFIG_FOLDER.parent / f"{script}.py").read_text()
     for key in keys(script):
         (line,) = [number for number, line in enumerate(lines) if line.startswith(f"{key}:")]
         assert lines[line - 1].startswith("# "), f"{key} has no comment"
@@ -226,7 +227,7 @@ def test_every_key_has_a_rule_a_comment_and_a_reader(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_defaults_pass_their_own_rules(script):
     rules = importlib.import_module(script).RULES
-    with initialize_config_dir(str(config.CONFIG_FOLDER), version_base=None):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
         composed = compose(script)
     for key, rule in rules.items():
         if not OmegaConf.is_missing(composed, key):
@@ -236,14 +237,14 @@ def test_the_defaults_pass_their_own_rules(script):
 @pytest.mark.parametrize(
     ("rule", "good", "bad"),
     [
-        (config.number(0, 1), [0, 1, 0.5], [-0.1, 1.1, "0.5", True, None, float("nan")]),
-        (config.integer(1), [1, 7], [0, 1.5, True, "1", None]),
-        (config.boolean(), [True, False], [0, "true", None]),
-        (config.optional(config.integer(1)), [None, 2], [0]),
-        (config.one_of("auto", True, False), ["auto", True, False], ["Auto", None, 1, "true"]),
-        (config.text(), ["a"], ["", 3, None]),
+        (rules.number(0, 1), [0, 1, 0.5], [-0.1, 1.1, "0.5", True, None, float("nan")]),
+        (rules.integer(1), [1, 7], [0, 1.5, True, "1", None]),
+        (rules.boolean(), [True, False], [0, "true", None]),
+        (rules.optional(rules.integer(1)), [None, 2], [0]),
+        (rules.one_of("auto", True, False), ["auto", True, False], ["Auto", None, 1, "true"]),
+        (rules.text(), ["a"], ["", 3, None]),
         (save_attention.layer_numbers, [[0], [3, 1]], [[], 3, "12", [-1], [1.5], [True], ["a"], None]),
-        (config.model(), ["gpt2", "org/name-1.5B"], ["", "a/b/c", "/none", "../none", "none.gguf", 5, "org/na me"]),
+        (rules.model(), ["gpt2", "org/name-1.5B"], ["", "a/b/c", "/none", "../none", "none.gguf", 5, "org/na me"]),
     ],
 )
 def test_rules(rule, good, bad):
@@ -255,22 +256,22 @@ def test_rules(rule, good, bad):
 
 def test_a_missing_interpolation_is_an_input_error():
     with pytest.raises(InputError, match="x"):
-        config.check(OmegaConf.create({"x": "${nowhere}"}), {"x": config.text()})
+        check(OmegaConf.create({"x": "${nowhere}"}), {"x": rules.text()})
 
 
 def test_large_tensors_get_huge_pages_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    config.use_huge_pages()
+    use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    config.use_huge_pages()
+    use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
 
 
 def test_garbage_is_collected_rarely_but_still_collected():
     before = gc.get_threshold()
     try:
-        config.collect_garbage_rarely()
+        collect_garbage_rarely()
         assert gc.isenabled()
         assert gc.get_threshold()[0] >= 10 * 700
     finally:
@@ -281,20 +282,20 @@ def test_garbage_is_collected_rarely_but_still_collected():
 def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     path = tmp_path / "texts.csv"
     path.write_text("text\n")
-    assert config.file()(str(path)) == str(path)
+    assert rules.file()(str(path)) == str(path)
     # Of root, as whom tests may run, nothing is kept.
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     with pytest.raises(ValueError, match="may not be read by this user"):
-        config.file()(str(path))
+        rules.file()(str(path))
 
 
 CANCELLED = """
 import time
 from pathlib import Path
 from contrast_attention import RULES
-from utils import artifacts, config
+from utils import artifacts, rules, script
 
-@config.script("contrast_attention", RULES, writes=["attn_diff"])
+@script.script("contrast_attention", RULES, writes=["attn_diff"])
 def main(keys):
     with artifacts.whole_file(Path(keys.attn_diff)) as aside:
         aside.write_text("half")
@@ -310,7 +311,7 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, number):
     keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
     command = [sys.executable, "-c", CANCELLED, *keys]
     with subprocess.Popen(
-        command, cwd=config.CONFIG_FOLDER.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=CONFIG_FOLDER.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as script:
         assert script.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir())
@@ -324,7 +325,7 @@ def test_under_nohup_a_script_outlives_its_terminal(tmp_path):
     keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
     with subprocess.Popen(
         ["nohup", sys.executable, "-c", CANCELLED, *keys],
-        cwd=config.CONFIG_FOLDER.parent,
+        cwd=CONFIG_FOLDER.parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -360,7 +361,7 @@ def test_a_sweep_whose_names_hold_what_is_swept(run, workplace, tiny_model):
 def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model):
     (tmp_path / "texts.csv").write_text("text\nAda was born in Lyon.\n")
     place, recorded = (one.format(home=tmp_path, name=tmp_path.name) for one in (place, recorded))
-    command = [sys.executable, str(config.CONFIG_FOLDER.parent / "data_augmentation.py"), "augment_type=random"]
+    command = [sys.executable, str(CONFIG_FOLDER.parent / "data_augmentation.py"), "augment_type=random"]
     keys = ["alpha=0.5", "multiply=1", f"model={tiny_model}/", f"dataset={place}", f"save_name={tmp_path}/out/"]
     done = subprocess.run(
         [*command, *keys], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True

@@ -16,8 +16,8 @@ import data_augmentation
 from tests import tiny
 from utils import artifacts, attention_dump, biography, dropout, tokens
 from utils.attention_dump import Dump, Row, text_hash
-from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
+from utils.script import CONFIG_FOLDER
 
 TEXTS = ['She said "no", twice.', "Zoë Müller 🙂 was born in Łódź.", "It ends <eos> here."]
 RANDOM = {"augment_type": "random", "alpha": 0.5, "multiply": 4}

@@ -19,7 +19,7 @@ import evaluate
 import save_attention
 import train
 from tests import tiny
-from utils.config import CONFIG_FOLDER
+from utils.script import CONFIG_FOLDER
 
 ROOT = CONFIG_FOLDER.parent
 REAL, SYNTHETIC = (str(ROOT / f"data/biography_{kind}.csv") for kind in ("real", "synthetic"))

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import evaluate
-from utils import answers, artifacts, config, scores
+from utils import answers, artifacts, rules, scores, script
 from utils.errors import InputError
 
 ASK = "evaluate.py people=2 shots=1 examples=data/biography_synthetic.csv"
@@ -66,7 +66,7 @@ def ask(trained, workplace, tmp_path, monkeypatch):
         } | keys
         if "questions" not in keys:
             keys["people"] = 1
-        with initialize_config_dir(str(config.CONFIG_FOLDER), version_base=None):
+        with initialize_config_dir(str(script.CONFIG_FOLDER), version_base=None):
             composed = compose("evaluate", [f"{key}={value}" for key, value in keys.items()])
         names = ("greedy_answers", "choice_log_likelihoods")
         with monkeypatch.context() as patch:
@@ -238,10 +238,10 @@ def columns(predictions: str) -> list[list[str]]:
 
 def test_a_run_whose_checkpoint_is_not_whole_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    assert config.checkpoint()(str(tmp_path / "run")) == str(tmp_path / "run")
+    assert rules.checkpoint()(str(tmp_path / "run")) == str(tmp_path / "run")
     (tmp_path / "run/checkpoint-10/adapter_config.json").unlink()
     (tmp_path / "run/checkpoint-notes").mkdir()
     with pytest.raises(ValueError, match="checkpoint-10: the folder holds no model"):
-        config.checkpoint()(str(tmp_path / "run"))
+        rules.checkpoint()(str(tmp_path / "run"))
     with pytest.raises(ValueError, match="the folder holds no model"):
-        config.checkpoint()(str(tmp_path))
+        rules.checkpoint()(str(tmp_path))

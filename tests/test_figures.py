@@ -140,7 +140,7 @@ def work(tmp_path_factory):
         csv.writer(opened).writerows([["text"], *([text] for text in TEXTS[:5])])
     from hydra import compose, initialize_config_dir
 
-    from utils.config import CONFIG_FOLDER
+    from utils.script import CONFIG_FOLDER
 
     for condition, field in itertools.product(CONDITIONS, FIELDS):
         path = folder / f"{condition}_{field}.csv"

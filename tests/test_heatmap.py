@@ -18,9 +18,9 @@ import data_augmentation
 import save_attention
 from tests import tiny
 from utils import attention_dump, biography, heatmap, tokens
-from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
 from utils.heatmap import LEVELS, Scale, Shaded
+from utils.script import CONFIG_FOLDER
 
 AWKWARD = "A <b>\"bold\"</b> & 'plain'\r\n\n\tword  שלום e\u0301te\u0301 👩‍👩‍👧 中文."
 

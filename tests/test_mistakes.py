@@ -23,7 +23,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.conftest import ROOT
-from utils import attention_dump, config
+from utils import attention_dump, script
 from utils.attention_dump import Dump, Row, text_hash
 
 SAVE = "save_attention model=tiny dataset=texts.csv save_name=out"
@@ -798,14 +798,14 @@ def test_another_users_file_is_not_to_be_replaced(said, place, monkeypatch):
     [(row[0], False, row[1]) for row in YAMLS] + [(row[0], True, row[1]) for row in WHOLE_YAMLS],
 )
 def test_a_broken_yaml_is_one_line(written, whole, message, said, tmp_path, monkeypatch):
-    shutil.copytree(config.CONFIG_FOLDER, tmp_path / "conf")
+    shutil.copytree(script.CONFIG_FOLDER, tmp_path / "conf")
     path = tmp_path / "conf/contrast_attention.yaml"
     if written is None:
         path.unlink()
     else:
         content = written if whole else path.read_text().replace("target: small", written)
         path.write_text(content, encoding="utf-8", errors="surrogateescape")
-    monkeypatch.setattr(config, "CONFIG_FOLDER", tmp_path / "conf")
+    monkeypatch.setattr(script, "CONFIG_FOLDER", tmp_path / "conf")
     check(said(CONTRAST), "contrast_attention", message)
 
 

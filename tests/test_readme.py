@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tests.conftest import ROOT
-from utils.config import CONFIG_FOLDER, model
+from utils.rules import model
+from utils.script import CONFIG_FOLDER
 from workflow import readme
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))

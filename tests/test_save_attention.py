@@ -17,10 +17,10 @@ import save_attention
 from tests import tiny
 from tests.test_received_attention import RELATIVE, from_maps, maps_of
 from utils import artifacts, attention_dump, biography, tokens
-from utils.config import CONFIG_FOLDER
 from utils.contrast import contrast
 from utils.errors import InputError
 from utils.received_attention import ReceivedAttention
+from utils.script import CONFIG_FOLDER
 
 TEXTS = [
     "<name>Ada King</name> studied at <university>Lyon</university>, and was born on <date>May 5</date>.",

@@ -16,9 +16,9 @@ import train
 from tests import tiny
 from tests.test_windows import places_of_windows, slow_choice
 from utils import answers, artifacts, resume
-from utils.config import CONFIG_FOLDER
 from utils.errors import InputError
 from utils.models import load_model
+from utils.script import CONFIG_FOLDER
 from utils.tokens import load_tokenizer
 
 TEXTS = ["<name>Ada</name> was born in <city>Lyon</city>.", "Bo       lives in    Odense.", "A much longer text, " * 8]

@@ -14,9 +14,9 @@ import save_attention
 from tests import tiny
 from tests.test_received_attention import RELATIVE, from_maps, maps_of
 from utils import attention_dump, tokens, windows
-from utils.config import CONFIG_FOLDER
 from utils.contrast import contrast
 from utils.errors import InputError
+from utils.script import CONFIG_FOLDER
 from utils.tokens import Encoded
 
 TEXTS = [

@@ -6,8 +6,8 @@ import math
 import types
 import typing
 
-from utils.config import unknown_key
 from utils.errors import InputError, one_line
+from utils.script import unknown_key
 
 # Of the libraries' arguments: what makes no sense at 0 or from 1, and what they would notice late or never.
 POSITIVE = (

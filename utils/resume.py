@@ -8,8 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from utils import artifacts
-from utils.config import numbered_checkpoints
 from utils.errors import InputError
+from utils.rules import numbered_checkpoints
 
 # What a resumed run must have in common with the one that it goes on with, beside its texts, the model's weights and
 # LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,

@@ -12,8 +12,9 @@ from data_augmentation import check_guidance
 from evaluate import RULES, questions_of, settle
 from utils import biography
 from utils.arguments import check_arguments
-from utils.config import CONFIG_FOLDER, check, check_value, integer, seed, text, unknown_key
 from utils.errors import InputError
+from utils.rules import integer, seed, text
+from utils.script import CONFIG_FOLDER, check, check_value, unknown_key
 from workflow.table import (
     DUMPS,
     MEASURES,

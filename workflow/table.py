@@ -4,8 +4,8 @@ import itertools
 import json
 from pathlib import Path
 
-from utils.config import plain_path
 from utils.next_stage import quoted
+from utils.rules import plain_path
 
 # What a rule may use, where the table's `resources` say nothing: megabytes, minutes, GPUs, threads, and processes that
 # share its work by torchrun.
@@ -49,7 +49,7 @@ def on_command_line(key: str, value: object) -> str:
 
 
 def plain_paths(config: dict) -> dict:
-    """The table with one spelling of each of its files and folders (see utils.config.plain_path)."""
+    """The table with one spelling of each of its files and folders (see utils.rules.plain_path)."""
     keys = ("large", "small", "trained", "dataset")
     return config | {key: plain_path(config[key]) for key in keys if isinstance(config.get(key), str)}
 

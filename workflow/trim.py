@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.artifacts import fill_csv, recorded_file, write_json
-from utils.config import checkpoints_in
+from utils.rules import checkpoints_in
 
 
 def trim(answers: Path, results: Path, predictions: bool = True) -> None:
