@@ -113,6 +113,10 @@ MISTAKES = {
         ["python", "train.py", "-m", "model_dir=out", "trainer.learning_rate=0.1,0.2"],
         "model_dir='...-${trainer.learning_rate}'",
     ),
+    "a sweep into one picture": (
+        [*SAVE[:2], "-m", *SAVE[2:], "save_name=x-${batch_tokens}", "batch_tokens=1,2", "heatmap=page.html"],
+        "heatmap: the jobs of this sweep would overwrite each other",
+    ),
     "a seed that is too large": (
         ["python", "train.py", "model_dir=out", "seed=4294967296"],
         "seed=4294967296: must be a whole number from 0 to 4294967295",

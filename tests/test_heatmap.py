@@ -325,7 +325,7 @@ def test_stage_2_draws_no_other_texts(stage, tiny_model):
     stage(save_attention, model=tiny_model, dataset="texts.csv", save_name="b", dtype="float32")
     Path("other.csv").write_text("text\nOther.\nTexts.\nHere.\n")
     dumps = {"attn_dump_large": "a", "attn_dump_small": "b", "attn_diff": "c"}
-    with pytest.raises(InputError, match="^a.pkl was made from other texts: row 1 of other.csv is not its row 1"):
+    with pytest.raises(InputError, match="^a.pkl was made from different texts: row 1 of other.csv is not its row 1"):
         stage(contrast_attention, **dumps, dataset="other.csv", heatmap="page.html")
     with pytest.raises(InputError, match="^heatmap: a dump does not hold its texts; add dataset=..."):
         stage(contrast_attention, **dumps, heatmap="page.html")
