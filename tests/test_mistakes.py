@@ -63,7 +63,7 @@ EARLY = [
     (
         f"{CONTRAST} xyz=1",
         "unknown key xyz: the keys are: attn_dump_large, attn_dump_small, attn_diff, operation, target, "
-        "dataset, heatmap",
+        "dataset, text_column, tags, heatmap",
     ),
     (f"{RANDOM} alpha=[1", f"alpha=[1: expected key=value; {QUOTES}"),
     (f"{RANDOM} alpha=1]", f"alpha=1]: expected key=value; {QUOTES}"),
