@@ -150,8 +150,11 @@ def test_a_prompt_that_is_cut_otherwise_before_an_answer(asked, monkeypatch):
     def spelt(tokenizer, texts, prepend_bos):
         encoded = encode(tokenizer, texts, prepend_bos)
         if texts == [prompt]:
-            letters = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in " is"]
-            encoded[0].input_ids[-1:] = sum(letters, [])
+            (whole,) = encoded
+            letters = sum((tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in " is"), [])
+            last = int(whole.positions[-1])
+            whole.input_ids[last : last + 1] = letters
+            whole.positions = np.append(whole.positions, last + 1 + np.arange(len(letters) - 1))
         return encoded
 
     (likelihood,) = answers.log_likelihoods(model, tokenizer, prompt, [gold], 1)

@@ -75,11 +75,12 @@ def test_the_seed_decides_the_file(augment):
 
 def test_a_long_file_is_read_in_chunks_whose_draws_differ(augment, monkeypatch, tmp_path):
     text = "The same words twice make different variants."
-    (tmp_path / "same.csv").write_text(f"text\n{text}\n{text}\n{text}\n")
+    (tmp_path / "same.csv").write_text("text\n" + f"{text}\n" * 4)
+    # Chunks of as many texts: draws that began anew with each would be the same.
     monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", 2 * len(text))
     rows = augment(**{**RANDOM, "multiply": 20}, dataset="same.csv")
     assert all(is_variant(row, text) for row in rows)
-    assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
+    assert len({tuple(rows[begin : begin + 20]) for begin in range(0, 80, 20)}) == 4
 
 
 def test_draws_depend_on_the_seed_and_on_what_is_read_with_a_text(augment, monkeypatch, tmp_path):

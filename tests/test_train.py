@@ -251,9 +251,13 @@ def test_checkpoints_are_not_mixed_with_those_of_another_run(run):
     assert last_checkpoint(folder).name == "checkpoint-4"
 
 
-def test_full_fine_tuning_trains_all_weights_in_float32(run, tiny_model):
-    folder = run("full", lora="null")
-    trained, base = load_model(str(last_checkpoint(folder))), load_model(str(tiny_model))
+def test_full_fine_tuning_trains_all_weights_in_float32(run, tiny_model, tmp_path):
+    base = load_model(str(tiny_model), "bfloat16")
+    base.save_pretrained(tmp_path / "base")
+    load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "base")
+    assert load_model(str(tmp_path / "base")).dtype == torch.bfloat16
+    folder = run("full", lora="null", model=tmp_path / "base")
+    trained = load_model(str(last_checkpoint(folder)))
     assert trained.dtype == torch.float32
     # Tokens that no text holds get no gradient, but every matrix changes somewhere.
     for (name, weight), (_, before) in zip(trained.named_parameters(), base.named_parameters(), strict=True):
