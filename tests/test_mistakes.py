@@ -267,10 +267,6 @@ EARLY = [
         f"{CONTRAST} dataset=texts.csv attn_dump_small=fewer",
         "fewer.pkl has 1 rows and texts.csv 2: make the dump from this dataset",
     ),
-    (
-        f"{SAVE} 'save_name=x-${{batch_tokens}}' batch_tokens=1,2 heatmap=page.html -m",
-        "heatmap: the jobs of this sweep would write over each other; let it hold what is swept: …",
-    ),
     (f"{CONTRAST} attn_dump_small=hostile", "hostile.pkl: refused: it asks for …"),
     (f"{CONTRAST} attn_dump_small=cut", "cut.pkl: refused: …"),
     (f"{CONTRAST} attn_dump_small=changed", "changed.pkl: refused: damaged: its checksum is not that of what it holds"),
@@ -436,11 +432,11 @@ LATE = [
 
 # What a YAML of conf/ holds in place of `target: small`, or as a whole.
 YAMLS = [
-    ("target: [small", "conf/contrast_attention.yaml: line 24: expected ',' or ']', but got '<stream end>'"),
-    ("target: 'small", "conf/contrast_attention.yaml: line 24: found unexpected end of stream"),
+    ("target: [small", "conf/contrast_attention.yaml: line 26: expected ',' or ']', but got '?'"),
+    ("target: 'small", "conf/contrast_attention.yaml: line 31: found unexpected end of stream"),
     ("\ttarget: small", "conf/contrast_attention.yaml: line 23: found character '\\t' that cannot start any token"),
     ("  target: small", "conf/contrast_attention.yaml: line 23: expected <block end>, but found …"),
-    ("target small", "conf/contrast_attention.yaml: line 24: could not find expected ':'"),
+    ("target small", "conf/contrast_attention.yaml: line 25: could not find expected ':'"),
     ("target: a: b", "conf/contrast_attention.yaml: line 23: mapping values are not allowed here"),
     ("target: *small", "conf/contrast_attention.yaml: line 23: found undefined alias 'small'"),
     ("target: !!python/name:os.getcwd", "conf/contrast_attention.yaml: line 23: could not determine a constructor …"),
