@@ -286,7 +286,7 @@ def train(config) -> None:
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
         done = trainer.train(resume_from_checkpoint=checkpoint)
     except (InputError, KeyboardInterrupt):
-        if begins.announced:
+        if begins.announced and sys.stderr.isatty():
             print(file=sys.stderr)  # below the progress bar
         raise
     except Exception as error:
@@ -294,7 +294,7 @@ def train(config) -> None:
         # is not there, a way to attend that this machine does not have. After it, it is a fault.
         if begins.begun:
             raise
-        if begins.announced:
+        if begins.announced and sys.stderr.isatty():
             print(file=sys.stderr)  # below the progress bar
         raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
 

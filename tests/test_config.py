@@ -105,6 +105,11 @@ MISTAKES = {
         [*RANDOM[:2], "-m", *RANDOM[2:], "alpha=1", "save_name=x-${seed}", "seed=1,2", "model=a/b,c/d"],
         "save_name='...-${model}'",
     ),
+    "a sweep into one heat map": (
+        [*SAVE[:2], "-m", *SAVE[2:], "dataset=data/biography_real.csv", "heatmap=page.html", "batch_tokens=1,2"]
+        + ["save_name=out-${batch_tokens}"],
+        "heatmap: the jobs of this sweep would write over each other; let it hold what is swept: heatmap='...",
+    ),
     "a sweep into one folder": (
         ["python", "evaluate.py", "-m", "model=a/b,c/d", "output_dir=out"],
         "output_dir: the jobs of this sweep would overwrite each other",

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -15,8 +17,14 @@ from utils.artifacts import whole_file
 from workflow.choice import Chosen
 from workflow.table import MEASURES, asked_of, measured, run_of
 
-# More arms than colours: the eleventh's line is dashed.
-pyplot.rcParams["axes.prop_cycle"] = matplotlib.cycler(linestyle=["-", "--"]) * pyplot.rcParams["axes.prop_cycle"]
+# The arms that the text speaks of, each by its colour, its dashes and its mark, so that they differ in grey as well.
+HIGHLIGHTED = {
+    "none": {"color": "#000000", "linestyle": "-", "marker": "o"},
+    "random": {"color": "#0072b2", "linestyle": "--", "marker": "s"},
+    "attention": {"color": "#009e73", "linestyle": "-.", "marker": "D"},
+    "attention_large": {"color": "#56b4e9", "linestyle": ":", "marker": "v"},
+    "difference": {"color": "#d55e00", "linestyle": "-", "marker": "^"},
+}
 
 
 def save(figure, path: Path) -> None:
@@ -60,19 +68,30 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
                 for seed in config["seeds"]
             ]
             means = np.mean(of_seeds, axis=0)
-            panel.plot([part / config["checkpoints"] for part in parts], means, marker=".", label=arm)
+            panel.plot([part / config["checkpoints"] for part in parts], means, **line_of(arm, runs))
         panel.set_title(f"{evaluation}: {MEASURES[measure][0]}")
     for arm, of_arm in runs.items():
         # Seeds whose texts are a little shorter take a few steps more.
         count = min(len(run["loss"]) for run in of_arm)
         losses = np.array([run["loss"][:count] for run in of_arm]).reshape(len(of_arm), count, 2)
-        panels[0][-1].plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), label=arm)
+        line = line_of(arm, runs) | {"marker": ""}
+        panels[0][-1].plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
     panels[0][-1].set_title("training loss")
-    panels[0][-1].legend(fontsize="small")
+    # Losses leave room for it, and the other panels' lines have marks.
+    panels[0][-1].legend(*panels[0][0].get_legend_handles_labels(), fontsize="small")
     for panel in panels[0]:
         panel.set_xlabel(f"share of the budget of {'epochs' if config.get('epochs') else 'tokens'}")
         panel.set_xlim(0, 1.03)
     save(figure, path)
+
+
+def line_of(arm: str, arms: Iterable[str]) -> dict:
+    """How pyplot draws an arm; those that are not highlighted are alike, and the first of them names them all."""
+    if arm in HIGHLIGHTED:
+        return {"label": arm, "linewidth": 2, "markersize": 5, "zorder": 3, **HIGHLIGHTED[arm]}
+    others = [other for other in arms if other not in HIGHLIGHTED]
+    label = textwrap.fill(f"others: {', '.join(others)}", 30) if arm == others[0] else None
+    return {"label": label, "linewidth": 1, "color": "#b0b0b0", "marker": ".", "zorder": 2}
 
 
 def average(folder: Path, measure: str) -> float:
