@@ -108,7 +108,7 @@ MISTAKES = {
     "a sweep into one heat map": (
         [*SAVE[:2], "-m", *SAVE[2:], "dataset=data/biography_real.csv", "heatmap=page.html", "batch_tokens=1,2"]
         + ["save_name=out-${batch_tokens}"],
-        "heatmap: the jobs of this sweep would write over each other; let it hold what is swept: heatmap='...",
+        "heatmap: the jobs of this sweep would overwrite each other; let it hold what is swept: heatmap='...",
     ),
     "a sweep into one folder": (
         ["python", "evaluate.py", "-m", "model=a/b,c/d", "output_dir=out"],
@@ -117,10 +117,6 @@ MISTAKES = {
     "a sweep of trainings into one folder": (
         ["python", "train.py", "-m", "model_dir=out", "trainer.learning_rate=0.1,0.2"],
         "model_dir='...-${trainer.learning_rate}'",
-    ),
-    "a sweep into one picture": (
-        [*SAVE[:2], "-m", *SAVE[2:], "save_name=x-${batch_tokens}", "batch_tokens=1,2", "heatmap=page.html"],
-        "heatmap: the jobs of this sweep would overwrite each other",
     ),
     "a seed that is too large": (
         ["python", "train.py", "model_dir=out", "seed=4294967296"],
