@@ -108,7 +108,7 @@ MISTAKES = {
     "a sweep into one heat map": (
         [*SAVE[:2], "-m", *SAVE[2:], "dataset=data/biography_real.csv", "heatmap=page.html", "batch_tokens=1,2"]
         + ["save_name=out-${batch_tokens}"],
-        "heatmap: the jobs of this sweep would overwrite each other; let it hold what is swept: heatmap='...",
+        "heatmap: the jobs of this sweep would overwrite each other; put the swept key into the name: heatmap='...",
     ),
     "a sweep into one folder": (
         ["python", "evaluate.py", "-m", "model=a/b,c/d", "output_dir=out"],
