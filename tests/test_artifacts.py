@@ -256,5 +256,5 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(artifacts.fcntl, "flock", refuse)
     with artifacts.claimed("save_name", tmp_path / "file.csv"):
         pass
-    assert capsys.readouterr().out.startswith(f"{tmp_path}: no locks there (No locks available)")
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: file locks don't work there (No locks available)")
     assert not listed(tmp_path)

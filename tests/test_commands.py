@@ -79,7 +79,7 @@ def test_the_seven_commands_chain(run, local, workplace):
 
     # Training and evaluation: the YAML's defaults, nothing changed but the model
     done = run([*TRAIN.split(), local(f"model={SMALL}")])
-    assert "no GPU: quant is left out" in done.stdout
+    assert "no GPU: quant is ignored" in done.stdout
     steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "model_out").glob("checkpoint-*"))
     assert steps == [13 * epoch for epoch in range(1, 21)]
     settings = json.loads((workplace / "model_out/checkpoint-130/adapter_config.json").read_text())

@@ -39,7 +39,7 @@ WRONG = {
     "a layer too many": ({"num_hidden_layers": 2}, "does not have: model.layers.2.input_layernorm.weight and 8 more"),
     "one too many": ({"weights": lambda kept: kept | {"x.weight": torch.ones(2)}}, "does not have: x.weight$"),
     "another shape": ({"weights": lambda kept: kept | {"model.norm.weight": torch.ones(7)}}, "shape .*: model.norm"),
-    "another size": ({"hidden_size": 16}, "another shape .*: lm_head.weight and 29 more"),
+    "another size": ({"hidden_size": 16}, "shape differs .*: lm_head.weight and 29 more"),
 }
 
 
