@@ -36,7 +36,7 @@ def losses(folder) -> list[float]:
     return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_two_processes_train_on_a_quantized_base_model(bits, run, clone, tiny_model):
     """With reentrant checkpointing, which peft's preparation forces, the first backward pass would fail."""
     in_4 = "quant.load_in_8bit=false +quant.load_in_4bit=true"
