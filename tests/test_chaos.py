@@ -10,7 +10,10 @@ from tests.conftest import ROOT
 
 
 # Each kind of fault; train.py takes longer than the others.
-@pytest.mark.parametrize(("script", "faults"), [("save_attention", 9), pytest.param("train", 3, marks=pytest.mark.slow)])
+SLOW = pytest.param("train", 3, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("script", "faults"), [("save_attention", 9), SLOW])
 def test_faults_leave_what_they_should(script, faults):
     command = [sys.executable, "-m", "tests.chaos", str(faults), "3", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
