@@ -8,7 +8,6 @@ import pytest
 
 from tests.conftest import ROOT
 
-
 # Each kind of fault; train.py takes longer than the others.
 SLOW = pytest.param("train", 3, marks=pytest.mark.slow)
 
