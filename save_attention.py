@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules, texts, tokens, windows
-from utils.adapters import adapter_base
 from utils.errors import InputError
 from utils.kept import Kept, made_by
 from utils.script import script
@@ -251,15 +250,8 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
 
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
-    """Raise InputError where the model's configuration has no such layer: its weights may take minutes to load."""
-    from transformers import AutoConfig
-
-    source = tokens.source(adapter_base(model) or model)
-    try:
-        of_model = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise tokens.cannot_load("configuration", model, error) from error
-    count = of_model.get_text_config().num_hidden_layers
+    """Raise InputError where the model's configuration has no such layer."""
+    count = tokens.load_config(model, trust_remote_code).get_text_config().num_hidden_layers
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 

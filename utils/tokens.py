@@ -250,6 +250,17 @@ def embedding_rows(model: "PreTrainedModel") -> int:
     return model.get_input_embeddings().weight.shape[0]
 
 
+def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfig":
+    """The configuration of a model or, of an adapter, of its base model; its weights, which may take minutes, are not
+    loaded. Raises InputError where it can't be read."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(**source(adapter_base(model) or model), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise cannot_load("configuration", model, error) from error
+
+
 def context(config: "PreTrainedConfig") -> int | None:
     """The most tokens that a model takes, as its configuration has it; None where it says nothing."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -14,12 +14,9 @@ import math
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import biography, tokens, windows
-from utils.adapters import adapter_base
 from utils.artifacts import whole_file
 
 
@@ -50,8 +47,7 @@ def lengths(model: str, texts: str, window: int | None, stride: int | None) -> l
     """How many tokens each text has that train.py makes of the file's: a long one's windows."""
     plain = [text for text, _ in biography.read(texts)]
     encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
-    config = AutoConfig.from_pretrained(**tokens.source(adapter_base(model) or model))
-    window = windows.size(window, tokens.context(config), model)
+    window = windows.size(window, tokens.context(tokens.load_config(model)), model)
     return [len(cut.places) for encoded_text in encoded for cut in windows.windows(encoded_text, window, stride)]
 
 
