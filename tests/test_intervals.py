@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from workflow import intervals
+from workflow import intervals, summary
 
 
 def scores(seeds: int, people: int, shift: float = 0.0) -> np.ndarray:
@@ -51,3 +51,8 @@ def test_the_p_value_counts_all_exchanges_of_a_persons_two_means(shift):
 
 def test_arms_that_answer_alike_have_p_1():
     assert intervals.p_value(scores(3, 10), scores(3, 10)) == 1.0
+
+
+def test_a_single_paragraph_of_a_kind_is_compared_without_interval_or_p():
+    assert summary.difference(summary.minus("none", scores(3, 1), scores(3, 1, 5.0)), "none", 1) == ""
+    assert "p = " in summary.difference(summary.minus("none", scores(3, 2), scores(3, 2, 5.0)), "none", 1)

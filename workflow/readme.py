@@ -1,5 +1,5 @@
 """The tables of README.md and results/README.md, between `<!-- results/NAME/table.md: SECTION -->` and `<!-- end -->`;
-the first of README.md, `methods`, likewise between `<!-- workflow/published.csv: methods -->` and the same.
+the first of README.md, `methods`, likewise between `<!-- results/paper/table2.csv: methods -->` and the same.
 
 python workflow/readme.py
 """
@@ -27,31 +27,34 @@ def section(markdown: str, heading: str) -> str:
     return found
 
 
-# README.md's first table: each method, and which arm it is in the paper and here.
+# README.md's first table: each method, and which arm it is.
 METHODS = {
-    "plain texts": ("none", "none"),
-    "random dropout": ("random", "random"),
-    "one model's attention": ("attention", "attention_small"),
-    "the difference": ("difference", "difference"),
+    "plain texts": "none",
+    "random dropout": "random",
+    "one model's attention": "attention",
+    "the difference": "difference",
 }
 
-STUDIES = {"SmolLM2-135M": "biographies_cpu", "trained from scratch": "biographies_scratch"}
+FIELDS = ["university", "company"]
 
 
 def methods() -> str:
-    """Exact match / F1 in per cent: of the paper's Llama 3 8B in its Table 2, and of the studies in results/."""
-    published = pd.read_csv(ROOT / "workflow/published.csv").query("table == 2 and model == 'Llama 3 8B'")
-    of_paper = published.set_index(["arm", "field"])
+    """Exact match / F1 in per cent: of the paper's Llama 3 8B and our Qwen2.5-Coder 0.5B in Table 2, and of the latter's
+    five fields."""
+    paper = pd.read_csv(ROOT / "results/paper/table2.csv")
+    table = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").query("evaluation == 'questions, chosen on the others'")
     rows = []
-    for method, arms in METHODS.items():
+    for method, arm in METHODS.items():
         row = {"trained on": method}
-        for field in ("university", "company"):
-            found = of_paper.loc[(arms[0], field)]
-            row[f"paper: {field}"] = f"{100 * found['exact_match']:.0f} / {100 * found['f1']:.0f}"
-        for study, name in STUDIES.items():
-            scores = pd.read_csv(ROOT / "results" / name / "table.csv").query("evaluation == 'paper'")
-            means = scores[scores["arm"] == arms[1]].set_index("measure")["mean"]
-            row[f"here: {study}"] = f"{means['exact_match']:.1f} / {means['f1']:.1f}"
+        for of, model, numbers in (
+            ("paper", "Llama 3 8B", "published"),
+            ("here", "Qwen2.5-Coder 0.5B", "chosen on the others"),
+        ):
+            for field in FIELDS:
+                found = paper.query("model == @model and arm == @arm and field == @field").set_index("measure")[numbers]
+                row[f"{of}: {field}"] = f"{100 * found['exact_match']:.0f} / {100 * found['f1']:.0f}"
+        means = table[table["arm"] == arm].set_index("measure")["mean"]
+        row["here: five fields"] = f"{means['exact_match']:.0f} / {means['f1']:.0f}"
         rows.append(row)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 

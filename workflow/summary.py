@@ -170,13 +170,14 @@ def how_chosen(config: dict, results: Path) -> str:
     rates, about = ", ".join(map(str, config["learning_rates"])), asked_about(config, first)
     others = len(read_scores(results / "untrained" / first)) - config["reported"]
     own = [f", {arm} for {epochs_of(config, arm)}" for arm, keys in config["arms"].items() if "epochs" in (keys or {})]
+    often = "once" if config["checkpoints"] == 1 else f"{config['checkpoints']} times, at equal distances"
     who, which, over = "people of the dataset", "who", "people and fields"
     if about == "paragraphs":
         who, which, over = "paragraphs", "that", "questions"
     return (
         f"Scores are of the first {config['reported']} {who}; the {others} others {which} are asked about "
         f"are trained on as well. Each arm was trained for {config['epochs']} epochs{''.join(own)}, at each learning "
-        f"rate ({rates}), and asked {config['checkpoints']} times, at equal distances. What stands here is its "
+        f"rate ({rates}), and asked {often}. What stands here is its "
         f"checkpoint with the highest exact match, mean over evaluations, seeds, {over} (among equals: the "
         "highest F1, then the fewest epochs, then the learning rate listed first), chosen in two ways: by the answers "
         f"about the others, and by those about the reported {about} themselves, as the paper seems to do. Scores that "
@@ -199,7 +200,10 @@ def frame(cells: Cells) -> pd.DataFrame:
 
 
 def minus(other: str, of_arm: np.ndarray, of_other: np.ndarray) -> dict[str, float]:
-    """The difference to another arm, with its interval and p-value."""
+    """The difference to another arm, with its interval and p-value; nothing where one person or paragraph alone has the
+    field: that has neither."""
+    if of_arm.shape[1] == 1:
+        return {}
     low, high = intervals.interval(of_arm - of_other)
     p = intervals.p_value(of_arm, of_other)
     name = f"minus {other}"
