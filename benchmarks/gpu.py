@@ -63,7 +63,7 @@ WAYS = {
 COMPILED_LAYERS = 4
 
 # Tokens in a batch of evaluation, and how many people are asked.
-BATCHES, ASKED = (4096, 16384, 65536), 10
+BATCHES, ASKED = (16384, 65536), 10
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -328,6 +328,8 @@ def main() -> None:
     bare = bare_step(model)
     figures.note(f"bare forward and backward of LoRA, {BATCH} x {BATCH_LENGTH} tokens", bare, "s")
     figures.part(answers_by_batch, model, 2 if given.tiny else ASKED)
+    if GPU:
+        figures.part(compiled, shape)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny.tokenizer(vocabulary=6000).save_pretrained(folder)
@@ -338,8 +340,6 @@ def main() -> None:
             torch.cuda.empty_cache()
         figures.part(evaluation, folder, "people=2 shots=1" if given.tiny else "")
         figures.part(training, folder, bare, 5 if given.tiny else 20)
-    if GPU:
-        figures.part(compiled, shape)
     print(figures.table())
 
 
