@@ -1,11 +1,12 @@
 """Contrast of two dumps, projection between tokenizers against a slow loop over characters, weights for a text."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from utils.attention_dump import Dump, Row
+from utils.attention_dump import Dump, Row, read_dump, text_hash, write
 from utils.contrast import combine, contrast, project, project_texts, weights_of
 from utils.errors import InputError
 from utils.tokens import Encoded
@@ -248,3 +249,26 @@ def test_a_bare_list_of_another_length_names_the_row(count):
     weights = [np.zeros(3, np.float32), np.zeros(count, np.float32)]
     with pytest.raises(InputError, match=f"row 2 has {count} values"):
         weights_of(weights, 0, [encode(OFFSETS)] * 2)
+
+
+def test_contrasting_two_files_takes_memory_for_the_result_alone(tmp_path):
+    """Of 12 bytes a token in each file, and 4 in the result; numpy's arrays are counted, what is mapped is not."""
+    texts, each = 2000, 500
+    offsets = np.tile(np.stack([np.arange(each), np.arange(1, each + 1)], axis=1).astype(np.int32), (texts, 1))
+    hashes = [text_hash(str(number)) for number in range(texts)]
+    for number, name in enumerate(("large", "small")):
+        values = np.full(texts * each, number, np.float32)
+        write(Dump(name, "t", {}, hashes, np.arange(texts + 1) * each, values, offsets), str(tmp_path / name))
+    del offsets, values
+    tracemalloc.start()
+    try:
+        dumps = [read_dump(str(tmp_path / name)) for name in ("large", "small")]
+        read = tracemalloc.get_traced_memory()[1]
+        assert (contrast(*dumps).values == -1).all()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    tokens = texts * each
+    # A piece of 2**17 tokens in some intermediate arrays, and 250 bytes for each text and dump.
+    assert read < 6_000_000 < 12 * tokens
+    assert peak < read + 4 * tokens + 6_000_000

@@ -13,8 +13,8 @@ A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain
     offsets      bytes: int32, little-endian, of each token its characters in its text: start, end (exclusive)
     checksum     sha256, hexadecimal, of all of the above (see `checksum`)
 
-It is written piece by piece, and read as a whole: 24 bytes a token while it is read and 12 as long as it is used, with
-some 250 for each text. Contrasting two takes some 40 bytes a token of one of them (benchmarks/README.md).
+It is written piece by piece. Its file is mapped into memory, not read: what is looked at is let go again piece by piece
+(`Dump.let_go`), so that some 250 bytes for each text stay, and of a difference 4 for each token (benchmarks/README.md).
 
 It is read without unpickling, and no name is admitted in it (see utils.plain_pickle): nothing in it can run. Two other
 files are read in the same way, with the names of numpy's arrays: dumps of version 1, whose `rows` are dicts of
@@ -22,10 +22,12 @@ files are read in the same way, with the names of numpy's arrays: dumps of versi
 text, as upstream tools write it (see `read`).
 """
 
+import functools
 import hashlib
 import json
+import mmap
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +59,8 @@ class Dump:
     """In memory all texts' tokens lie end to end, so that numpy treats any number of texts at once.
 
     text_sha256: one for each text; bounds: int64 [texts + 1], text i's tokens are those from bounds[i] to
-    bounds[i + 1]; values: float32 [all tokens]; offsets: int32 [all tokens, 2].
+    bounds[i + 1]; values: float32 [all tokens]; offsets: int32 [all tokens, 2]. Of a file, values and offsets are views
+    of its mapping: let_go() takes what was looked at out of memory again, and nothing else.
     """
 
     model: str
@@ -67,6 +70,7 @@ class Dump:
     bounds: np.ndarray
     values: np.ndarray
     offsets: np.ndarray
+    let_go: Callable[[], None] = lambda: None
 
     @classmethod
     def of(cls, model: str, tokenizer: str, settings: dict, rows: Sequence[Row]) -> "Dump":
@@ -84,6 +88,15 @@ class Dump:
             Row(text_sha256, self.values[start:end], self.offsets[start:end])
             for text_sha256, (start, end) in zip(self.text_sha256, spans, strict=True)
         ]
+
+    def pieces(self) -> Iterator[slice]:
+        """All tokens, a part at a time; each is let go before the next."""
+        for first in range(0, len(self.values), PIECE):
+            yield slice(first, first + PIECE)
+            self.let_go()
+
+
+PIECE = 2**17  # tokens
 
 
 def text_hash(text: str) -> str:
@@ -157,7 +170,7 @@ class _Filled:
 BLOCK = 2**20
 
 
-def blocks(part: bytes | np.ndarray | Path) -> Iterator[bytes]:
+def blocks(part: bytes | memoryview | np.ndarray | Path) -> Iterator[bytes | memoryview]:
     """The bytes, or those of the array or the file, piece by piece."""
     if isinstance(part, Path):
         with open(part, "rb") as opened:
@@ -168,7 +181,9 @@ def blocks(part: bytes | np.ndarray | Path) -> Iterator[bytes]:
         for begin in range(0, len(flat), BLOCK // part.itemsize):
             yield flat[begin : begin + BLOCK // part.itemsize].tobytes()
     else:
-        yield part
+        view = memoryview(part)
+        for begin in range(0, len(view), BLOCK):
+            yield view[begin : begin + BLOCK]
 
 
 class Unfinished:
@@ -195,13 +210,14 @@ class Unfinished:
         return _write(name, (model, tokenizer, settings), of_texts, (self.values, self.offsets), record)
 
 
-def checksum(content: dict) -> str:
+def checksum(content: dict, let_go: Callable[[], None] = lambda: None) -> str:
     """Of the dump's values and offsets as they are, behind everything else as JSON."""
     others = {key: content[key] for key in KEYS if key not in ("values", "offsets", "checksum")}
     digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode("ascii"))
     for key in ("values", "offsets"):
         for block in blocks(content[key]):
             digest.update(block)
+            let_go()
     return digest.hexdigest()
 
 
@@ -233,7 +249,9 @@ def read(name: str) -> Dump | list[np.ndarray]:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{shown}: not a file")
-        data = path.read_bytes()
+        with open(path, "rb") as opened:
+            # No empty file can be mapped.
+            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except FileNotFoundError as error:
         raise InputError(f"{shown}: no such dump; save_attention.py and contrast_attention.py write them") from error
     except OSError as error:
@@ -244,7 +262,7 @@ def read(name: str) -> Dump | list[np.ndarray]:
         raise InputError(f"{shown}: refused: {printable(str(error), 180)}") from error
 
 
-def loads(data: bytes) -> Dump | list[np.ndarray]:
+def loads(data: bytes | mmap.mmap) -> Dump | list[np.ndarray]:
     """What `read` makes of a file's bytes; raises Refused."""
     named = False
     try:
@@ -261,14 +279,17 @@ def loads(data: bytes) -> Dump | list[np.ndarray]:
         raise Refused(f"not a dump of version {VERSION} or 1, and no list of arrays")
     if version == VERSION and named:
         raise Refused("a dump of version 2 names nothing, and this one does")
-    dump = _dump_1(content, room) if version == 1 else _dump_2(content, room)
-    start, end = dump.offsets.T
-    for wrong, what in (
-        (~np.isfinite(dump.values), "values must be finite"),
-        ((start < 0) | (start > end), "offsets must be spans of characters"),
-    ):
-        if wrong.any():
-            raise Refused(f"row {np.searchsorted(dump.bounds, wrong.argmax(), side='right')}: {what}")
+    let_go = functools.partial(data.madvise, mmap.MADV_DONTNEED) if isinstance(data, mmap.mmap) else lambda: None
+    dump = _dump_1(content, room) if version == 1 else _dump_2(content, room, let_go)
+    for piece in dump.pieces():
+        start, end = dump.offsets[piece].T
+        for wrong, what in (
+            (~np.isfinite(dump.values[piece]), "values must be finite"),
+            ((start < 0) | (start > end), "offsets must be spans of characters"),
+        ):
+            if wrong.any():
+                token = piece.start + wrong.argmax()
+                raise Refused(f"row {np.searchsorted(dump.bounds, token, side='right')}: {what}")
     return dump
 
 
@@ -339,11 +360,12 @@ def _dump_1(content: dict, room: Room) -> Dump:
     return Dump.of(model, tokenizer, settings, rows)
 
 
-def _dump_2(content: dict, room: Room) -> Dump:
+def _dump_2(content: dict, room: Room, let_go: Callable[[], None]) -> Dump:
     _check_keys(content, KEYS)
     model, tokenizer, settings = _described(content, room)
     hashes, tokens, values, offsets = (content[key] for key in ("text_sha256", "tokens", "values", "offsets"))
-    if (type(hashes), type(tokens), type(values), type(offsets)) != (list, list, bytes, bytes):
+    both = {type(values), type(offsets)}
+    if (type(hashes), type(tokens)) != (list, list) or not both <= {bytes, memoryview}:
         raise Refused("text_sha256 and tokens must be lists, values and offsets bytes")
     count = len(values) // 4
     if len(hashes) != len(tokens) or (4 * count, 8 * count) != (len(values), len(offsets)):
@@ -353,7 +375,7 @@ def _dump_2(content: dict, room: Room) -> Dump:
         _check_hash(text_sha256, number)
     if any(type(of_text) is not int or not 0 <= of_text <= count for of_text in tokens) or sum(tokens) != count:
         raise Refused("its tokens must be numbers of tokens that add up to those that have values")
-    if content["checksum"] != checksum(content):
+    if content["checksum"] != checksum(content, let_go):
         raise Refused("damaged: its checksum is not that of what it holds")
     return Dump(
         model,
@@ -364,6 +386,7 @@ def _dump_2(content: dict, room: Room) -> Dump:
         # Views of the file's bytes, where the machine has their order of bytes.
         values=np.frombuffer(values, "<f4").astype(np.float32, copy=False),
         offsets=np.frombuffer(offsets, "<i4").astype(np.int32, copy=False).reshape(-1, 2),
+        let_go=let_go,
     )
 
 
@@ -400,6 +423,8 @@ def check_texts(dump: Dump | list[np.ndarray], texts: Iterable[str], name: str, 
         ends = dump.offsets[dump.bounds[number - 1] : dump.bounds[number], 1]
         if len(ends) and ends.max() > len(text):
             raise InputError(f"{path}: row {number} has tokens beyond the text's end")
+        if number % 1000 == 0:
+            dump.let_go()
     if number != rows:
         raise InputError(f"{path} has {rows} rows and {dataset} {number}: make the dump from this dataset")
     if bare:

@@ -56,14 +56,23 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     if large.tokenizer == small.tokenizer:
         check_same_tokens(large, small)
     onto = large if target == "large" else small
-    values = combine(on_tokens_of(onto, large), on_tokens_of(onto, small), operation)
+    values = np.empty(len(onto.values), np.float32)
+    for first in range(0, len(onto.text_sha256), CHUNK):
+        texts = slice(first, first + CHUNK + 1)
+        sides = (on_tokens_of(onto, dump, texts) for dump in (large, small))
+        values[tokens_of(onto, texts)] = combine(*sides, operation)
+        large.let_go()
+        small.let_go()
     settings = of_large | {"dtype": f"{of_large.get('dtype')}, {of_small.get('dtype')}", "operation": operation}
     symbol = {"difference": "-", "log_ratio": "/"}[operation]
     return dataclasses.replace(onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values)
 
 
 def check_same_tokens(large: Dump, small: Dump) -> None:
-    if np.array_equal(large.bounds, small.bounds) and np.array_equal(large.offsets, small.offsets):
+    pieces = zip(large.pieces(), small.pieces(), strict=True)
+    if np.array_equal(large.bounds, small.bounds) and all(
+        np.array_equal(large.offsets[piece], small.offsets[piece]) for piece, _ in pieces
+    ):
         return
     for number, (of_large, of_small) in enumerate(zip(large.rows, small.rows, strict=True), start=1):
         if not np.array_equal(of_large.offsets, of_small.offsets):
@@ -76,10 +85,21 @@ def shown(said: object, most: int = 60) -> str:
     return printable(str(said), most)
 
 
-def on_tokens_of(onto: Dump, dump: Dump) -> np.ndarray:
+def tokens_of(dump: Dump, texts: slice) -> slice:
+    """Where the tokens of these texts lie; texts: a slice of the dump's bounds."""
+    bounds = dump.bounds[texts]
+    return slice(bounds[0], bounds[-1])
+
+
+def on_tokens_of(onto: Dump, dump: Dump, texts: slice) -> np.ndarray:
+    tokens = tokens_of(dump, texts)
     if dump is onto:
-        return dump.values
-    return project_texts(dump.values, dump.offsets, dump.bounds, onto.offsets, onto.bounds)
+        return dump.values[tokens]
+    bounds, onto_bounds = (side.bounds[texts] for side in (dump, onto))
+    onto_offsets = onto.offsets[tokens_of(onto, texts)]
+    return project_texts(
+        dump.values[tokens], dump.offsets[tokens], bounds - bounds[0], onto_offsets, onto_bounds - onto_bounds[0]
+    )
 
 
 def combine(large: np.ndarray, small: np.ndarray, operation: str) -> np.ndarray:
@@ -166,6 +186,7 @@ def weights_of(weights: Dump | list[np.ndarray], first: int, encoded: list[Encod
     tokens that the tokenizer adds; InputError otherwise.
     """
     if isinstance(weights, Dump):
+        weights.let_go()
         bounds = weights.bounds[first : first + len(encoded) + 1]
         of_texts = slice(bounds[0], bounds[-1])
         values, offsets = weights.values[of_texts], weights.offsets[of_texts]

@@ -14,6 +14,7 @@ plain content are made of (protocols 2 to 5). Any other operation is refused, by
   nothing here looks deeper than it must, no error shows more than a name, and who walks must pay for each step.
 """
 
+import mmap
 import struct
 from collections.abc import Callable
 from math import prod
@@ -23,6 +24,9 @@ import numpy as np
 
 # Booleans, integers and floats of a known size: types whose bytes are no pointers.
 NUMBERS = {"b1": 1, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1, "u2": 2, "u4": 4, "u8": 8, "f2": 2, "f4": 4, "f8": 8}
+
+# From this length on, bytes are a view of the data: of a file that is mapped, they stay on the disk until looked at.
+LONG = 2**16
 
 MARKS = 100  # how many lists, dicts or tuples may be open within each other: each open one is an object
 STOP = ord(".")
@@ -146,8 +150,8 @@ NUMPY = {
 }
 
 
-def loads(data: bytes, names: dict[tuple[str, str], Callable]) -> object:
-    """What the pickle holds; only `names` may be named in it: {} or NUMPY.
+def loads(data: bytes | mmap.mmap, names: dict[tuple[str, str], Callable]) -> object:
+    """What the pickle holds; only `names` may be named in it: {} or NUMPY. With {}, LONG bytes are a memoryview.
 
     Raises Refused (NameRefused for a name).
     """
@@ -163,7 +167,7 @@ def loads(data: bytes, names: dict[tuple[str, str], Callable]) -> object:
 
 
 class _Reader:
-    def __init__(self, data: bytes, names: dict[tuple[str, str], Callable]):
+    def __init__(self, data: bytes | mmap.mmap, names: dict[tuple[str, str], Callable]):
         self.data, self.names = data, names
         self.at = 2  # behind the protocol's number
         self.stack, self.below = [], []  # what was read since the last mark; the stacks below that mark
@@ -185,13 +189,14 @@ class _Reader:
             raise Refused("a damaged pickle: something is left over at its end")
         return self.stack[0]
 
-    def take(self, length: int) -> bytes:
-        end = self.at + length
-        if end > len(self.data):
+    def next(self, length: int) -> slice:
+        start, self.at = self.at, self.at + length
+        if self.at > len(self.data):
             raise Refused("a damaged pickle: it ends too early")
-        taken = self.data[self.at : end]
-        self.at = end
-        return taken
+        return slice(start, self.at)
+
+    def take(self, length: int) -> bytes:
+        return self.data[self.next(length)]
 
     def number(self, width: int) -> int:
         if width == 1:
@@ -224,7 +229,9 @@ class _Reader:
         self.stack.append(self.take(self.number(width)).decode("utf-8", "surrogatepass"))
 
     def binary(self, width: int) -> None:
-        self.stack.append(self.take(self.number(width)))
+        length = self.number(width)
+        data = memoryview(self.data) if length >= LONG and not self.names else self.data
+        self.stack.append(data[self.next(length)])
 
     # Containers
 
@@ -298,7 +305,10 @@ class _Reader:
     # Names and what is done with them
 
     def line(self) -> str:
-        taken = self.take(self.data.index(b"\n", self.at) - self.at)
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise Refused("a damaged pickle: it ends too early")
+        taken = self.take(end - self.at)
         self.at += 1
         return taken.decode("utf-8")
 
