@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.kept import Kept, made_by
 from utils.progress import bar
 from utils.script import script
+from utils.tokenizer import fingerprint, load_tokenizer
 
 RULES = {
     "augment_type": rules.one_of("random", "attention"),
@@ -80,13 +81,13 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
 
     from omegaconf import OmegaConf
 
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    fingerprint = tokens.fingerprint(tokenizer)
-    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != fingerprint:
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    own_fingerprint = fingerprint(tokenizer)
+    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != own_fingerprint:
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
     settings = OmegaConf.to_container(config)
-    drawn_with = {"texts_sha256": of_texts.hexdigest(), "tokenizer": fingerprint}
+    drawn_with = {"texts_sha256": of_texts.hexdigest(), "tokenizer": own_fingerprint}
     if guided:
         drawn_with["weights_sha256"] = artifacts.file_hash(attention_dump.dump_path(config.attn_weights))
     kept = Kept(folder, made_by(settings, **drawn_with))

@@ -78,23 +78,25 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     import torch
     from omegaconf import OmegaConf
 
-    from utils import scores, tokens
+    from utils import scores
+    from utils.adapters import adapter_base
     from utils.models import load_checkpoints, weights_hash
     from utils.processes import is_main_process
+    from utils.tokenizer import fingerprint, load_tokenizer
 
     base = config.model if config.model_dir else None
     for name in outputs if base else ():
-        if tokens.adapter_base(name) is None:
+        if adapter_base(name) is None:
             raise InputError(f"model={base}: leave it out; model_dir={name} holds a whole model, not an adapter")
     options = {"dtype": config.dtype, "quant": config.quant, "trust_remote_code": config.trust_remote_code}
     options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
     for name, language_model in load_checkpoints(outputs, base, **options):
-        tokenizer = tokens.load_tokenizer(name, config.trust_remote_code, base)
+        tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = OmegaConf.to_container(config) | ({"model_dir": name} if config.model_dir else {})
         device = language_model.device.type
         answered_with = {
             "questions": [vars(question) for question in asked],
-            "tokenizer": tokens.fingerprint(tokenizer),
+            "tokenizer": fingerprint(tokenizer),
             "weights_sha256": weights_hash(language_model),
             "device": device,
         }

@@ -18,7 +18,9 @@ import numpy as np
 from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules, texts, tokens, windows
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.model_source import context, load_config
 from utils.script import script
+from utils.tokenizer import fingerprint, load_tokenizer
 
 # At a time: enough for batches of like length, few enough to stay small.
 CHUNK_CHARACTERS = 1_000_000
@@ -88,7 +90,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     from utils.processes import gathered, is_main_process, my_share, of_first, progress
 
     # Prepare data
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     if config.queries == "before_fields":
         totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
     layers = None if config.layers is None else sorted(set(config.layers))
@@ -99,7 +101,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    window = windows.size(config.window, context(language_model.config), config.model)
     count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
     tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
 
@@ -108,7 +110,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     settings = OmegaConf.to_container(config)
     read_with = {
         "texts_sha256": digest.hexdigest(),
-        "tokenizer": tokens.fingerprint(tokenizer),
+        "tokenizer": fingerprint(tokenizer),
         "weights_sha256": weights_hash(language_model),
         "device": language_model.device.type,
     }
@@ -251,7 +253,7 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
     """Raise InputError where the model's configuration has no such layer."""
-    count = tokens.load_config(model, trust_remote_code).get_text_config().num_hidden_layers
+    count = load_config(model, trust_remote_code).get_text_config().num_hidden_layers
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 

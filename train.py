@@ -102,8 +102,10 @@ def train(config) -> None:
     )
 
     from utils import adapters, tokens
+    from utils.model_source import context
     from utils.models import check_ends, load_model, merged, weights_hash
     from utils.processes import is_main_process, progress
+    from utils.tokenizer import load_tokenizer, pad_within
 
     if resumed:
         resume.check_resumed(record, resumed, settings, trained_on, {"trainer": TrainingArguments, "lora": LoraConfig})
@@ -140,7 +142,7 @@ def train(config) -> None:
     set_seed(config.seed)
 
     # Prepare model
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
     language_model = merged(
         load_model(
@@ -177,7 +179,7 @@ def train(config) -> None:
 
     # Prepare data
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
-    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    window = windows.size(config.window, context(language_model.config), config.model)
     rows, long, examples = tokens.embedding_rows(language_model), 0, []
     for row, (plain, encoded_text) in enumerate(zip(texts, encoded, strict=True), start=1):
         tokens.check_ids(encoded_text, rows, f"{config.dataset}: row {row}")
@@ -199,7 +201,7 @@ def train(config) -> None:
         if is_main_process():
             check_packing(language_model.eval(), collator, examples[:2])
     else:
-        tokens.pad_within(tokenizer, tokens.embedding_rows(language_model))
+        pad_within(tokenizer, tokens.embedding_rows(language_model))
         if tokenizer.pad_token is None:
             raise InputError(f"model={config.model}: its tokenizer has no special token to pad with; use packing=true")
         # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.

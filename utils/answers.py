@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import tokens
 from utils.errors import InputError, one_line
+from utils.model_source import context
 from utils.padding import batches, padded
 from utils.questions import Question
 
@@ -34,7 +35,7 @@ def check_questions(
 ) -> None:
     """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context, or
     where it or an answer to choose has a token that the model does not know."""
-    limit, rows = tokens.context(model.config), tokens.embedding_rows(model)
+    limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
     choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})
     for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):

@@ -4,7 +4,7 @@ A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain
 
     version      2
     model        the model's name (of a difference: both names)
-    tokenizer    the tokenizer's fingerprint (see utils.tokens.fingerprint)
+    tokenizer    the tokenizer's fingerprint (see utils.tokenizer.fingerprint)
     settings     what changes the values: include_self, prepend_bos, queries, layers, dtype, ...; where a text was cut,
                  window and stride (see utils.windows)
     text_sha256  for each text, in the dataset's order: of the text without tags, UTF-8, hexadecimal

@@ -17,9 +17,10 @@ from transformers.utils.logging import set_tqdm_hook
 
 from utils.adapters import adapter_base, check_base
 from utils.errors import InputError, one_line
+from utils.model_source import cannot_load, quiet_transformers, source
 from utils.processes import is_main_process, local_processes, processes
 from utils.progress import bar
-from utils.tokens import cannot_load, check_vocabulary, quiet_transformers, source
+from utils.tokenizer import check_vocabulary
 
 # The arguments of `from_pretrained` that a configuration is found by.
 SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
