@@ -164,7 +164,7 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     """A row of predictions.csv for each question, in every process; the processes share the work, and what an earlier
     run has kept of it is done."""
     from utils import answers, scores
-    from utils.processes import gathered, is_main_process, my_share, of_first, progress
+    from utils.processes import broadcast, gathered, is_main_process, my_share, progress
 
     # Prepare data
     lengths = answers.answer_tokens(tokenizer, asked)
@@ -184,8 +184,8 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}
     chosen: dict[int, str] = {}
-    for what, of_batch in of_first(kept.read(config.resume) if is_main_process() else []):
-        (answered if what == "answers" else chosen).update(of_batch)
+    for what, batch in broadcast(kept.read(config.resume) if is_main_process() else []):
+        (answered if what == "answers" else chosen).update(batch)
     mine = my_share(list(range(len(asked))))
     prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     done = {place for place, index in enumerate(mine) if index in answered}
@@ -204,7 +204,10 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
         to_choose = language_model, tokenizer, prompted, choices, batch_tokens, done
         with progress("choices", total=len(choosing)) as bar:
             for batch in answers.choice_log_likelihoods(*to_choose):
-                found = {choosing[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
+                found = {
+                    choosing[place]: choices[place][likelihoods.index(max(likelihoods))]
+                    for place, likelihoods in batch.items()
+                }
                 kept.add(["choices", list(found.items())])
                 chosen.update(found)
                 bar.update(len(batch))

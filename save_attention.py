@@ -87,7 +87,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     from utils import received_attention
     from utils.models import load_model, weights_hash
-    from utils.processes import gathered, is_main_process, my_share, of_first, progress
+    from utils.processes import broadcast, gathered, is_main_process, my_share, progress
 
     # Prepare data
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
@@ -116,7 +116,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     }
     kept = Kept(folder, made_by(settings, **read_with))
     kept_values = dict(kept.read(config.resume)) if is_main_process() else {}
-    done = of_first(set(kept_values))
+    done = broadcast(set(kept_values))
 
     # Read attention
     dump = attention_dump.Unfinished(folder) if is_main_process() else None
@@ -170,7 +170,8 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     if config.heatmap:
         title = f"{config.model}: what each token receives of the attention"
         plain = (plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags))
-        heatmap.write(config.heatmap, title, heatmap.of_rows(plain, attention_dump.read_dump(dump_path).rows), count)
+        rows = attention_dump.read_dump(dump_path).rows
+        heatmap.write(config.heatmap, title, heatmap.shaded_rows(plain, rows), count)
 
 
 @dataclass
@@ -229,7 +230,7 @@ def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.nda
     where that is no number."""
     queries = [window.queries for window in batch] if config.queries == "before_fields" else None
     received = receive.texts([window.input_ids for window in batch], queries)
-    values = [of_all[window.reads] for window, of_all in zip(batch, received, strict=True)]
+    values = [token_values[window.reads] for window, token_values in zip(batch, received, strict=True)]
     for window, wanted in zip(batch, values, strict=True):
         if not np.isfinite(wanted).all():
             raise InputError(
@@ -269,16 +270,16 @@ def before_fields(
     text's number, from 0, is `first`).
     """
     found = []
-    for row, (with_tags, of_text) in enumerate(zip(tagged, encoded, strict=True), start=first + 1):
+    for row, (with_tags, encoded_text) in enumerate(zip(tagged, encoded, strict=True), start=first + 1):
         _, fields = biography.field_spans(with_tags or "")
-        before = [np.flatnonzero(of_text.offsets[:, 1] <= start) for start, _ in fields.values()]
+        before = [np.flatnonzero(encoded_text.offsets[:, 1] <= start) for start, _ in fields.values()]
         last = sorted({int(tokens_before[-1]) for tokens_before in before if len(tokens_before)})
         if not last:
             raise InputError(
                 f"{dataset}: row {row} has no tagged field with text before it, and queries=before_fields looks from "
                 "there: tag its fields, or use queries=following"
             )
-        found.append(of_text.positions[last])
+        found.append(encoded_text.positions[last])
     return found
 
 

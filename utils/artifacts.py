@@ -94,7 +94,7 @@ def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
         return
     missing = [parent for parent in folder.parents if not parent.exists()]
     lock = _locked(key, path, folder / LOCK)
-    of_before = leftovers(folder)
+    kept_before = leftovers(folder)
     try:
         yield folder
         _remove(leftovers(folder))
@@ -104,7 +104,7 @@ def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
         raise
     except InputError:
         # Of bad input nothing is worth keeping.
-        if not of_before:
+        if not kept_before:
             _remove(leftovers(folder))
         raise
     finally:

@@ -67,8 +67,8 @@ def load_model(
         raise InputError(f"quant: {one_line(error)}") from error
     named = adapter_base(model)
     if named is not None:
-        of_base = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
-        return _with_adapter(model, base or named, _load_base(model, base or named, *of_base))
+        base_options = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
+        return _with_adapter(model, base or named, _load_base(model, base or named, *base_options))
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
@@ -147,8 +147,8 @@ def my_cards(count: int, process: int, processes: int) -> list[int]:
 def empty_model(arguments: Mapping[str, object]) -> PreTrainedModel:
     """A model of which the configuration alone was read, its weights on torch's meta device; the arguments are those of
     `from_pretrained`."""
-    of_source = {name: arguments[name] for name in SOURCE if name in arguments}
-    config = AutoConfig.from_pretrained(**of_source)
+    named_source = {name: arguments[name] for name in SOURCE if name in arguments}
+    config = AutoConfig.from_pretrained(**named_source)
     dtype = (config.dtype or torch.float32) if arguments["dtype"] == "auto" else arguments["dtype"]
     options = {name: arguments[name] for name in ("attn_implementation", "trust_remote_code") if name in arguments}
     with init_empty_weights():

@@ -61,11 +61,11 @@ def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
     if not has_tokenizer(adapter):
         return
     try:
-        of_base = load_tokenizer(base, trust_remote_code)
+        base_tokenizer = load_tokenizer(base, trust_remote_code)
     except InputError:
         return  # weights without a tokenizer
     found = []
-    for tokenizer in (load_tokenizer(adapter, trust_remote_code, base), of_base):
+    for tokenizer in (load_tokenizer(adapter, trust_remote_code, base), base_tokenizer):
         # Added tokens may be the adapter's own, or a chat's.
         plain = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()
         found.append({number: token for token, number in plain})

@@ -67,14 +67,14 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], prepend_bos: 
             missing = False
         shift = int(missing)
         kept = in_text[begin:end]
-        of_text = offsets[begin:end][kept]
+        text_offsets = offsets[begin:end][kept]
         if not unicodedata.is_normalized("NFC", text):
-            of_text = with_marks(text, of_text)
+            text_offsets = with_marks(text, text_offsets)
         results.append(
             Encoded(
                 [bos] * shift + list(input_ids),
                 np.flatnonzero(kept) + shift,
-                of_text,
+                text_offsets,
                 spelt_out[begin:end][kept],
             )
         )
@@ -103,8 +103,8 @@ def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
 
 def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
     """All texts' offsets, int32 [tokens, 2], and bounds, int64 [texts + 1]: text i has bounds[i] to bounds[i + 1]."""
-    bounds = np.cumsum([0, *(len(of_text.offsets) for of_text in encoded)])
-    return np.concatenate([np.zeros((0, 2), np.int32), *(of_text.offsets for of_text in encoded)]), bounds
+    bounds = np.cumsum([0, *(len(encoded_text.offsets) for encoded_text in encoded)])
+    return np.concatenate([np.zeros((0, 2), np.int32), *(encoded_text.offsets for encoded_text in encoded)]), bounds
 
 
 def embedding_rows(model: "PreTrainedModel") -> int:
@@ -126,5 +126,5 @@ def check_id(highest: int, rows: int, what: str) -> None:
 
 def highest_id(encoded: list[Encoded], first: int) -> tuple[int, int]:
     """The highest of the texts' ids, and the row that it is in (the first text's number, from 0, is `first`)."""
-    found = ((max(of_text.input_ids, default=0), row) for row, of_text in enumerate(encoded, start=first + 1))
+    found = ((max(encoded_text.input_ids, default=0), row) for row, encoded_text in enumerate(encoded, start=first + 1))
     return max(found, key=lambda id_and_row: id_and_row[0])
