@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "hydra-core")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NotWritten(f"{str(path)[:200]}: can't be written: {error.strerror or error}") from error
+        raise NotWritten(f"{str(path)[:200]}: can't be written: {error.strerror or one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import texts
-from utils.errors import InputError, printable
+from utils.errors import InputError, one_line, printable
 from utils.questions import Question, check_blanks, with_examples
 
 # The lists of SQuAD's JSON, and what an error calls one of each.
@@ -152,7 +152,7 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({error})") from error
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({one_line(error)})") from error
 
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
@@ -189,7 +189,7 @@ def parsed(place: str, content: str) -> object:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} can't be read as JSON: {error}") from error
+        raise InputError(f"{place} can't be read as JSON: {one_line(error)}") from error
 
 
 def questions_in(place: str, item: object) -> Iterator[tuple[str, dict]]:
