@@ -56,7 +56,7 @@ def main(config):
         print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
     if config.heatmap:
-        heatmap.write(config.heatmap, dump.model, heatmap.of_rows(texts, dump.rows), len(texts), two_sided=True)
+        heatmap.write(config.heatmap, dump.model, heatmap.shaded_rows(texts, dump.rows), len(texts), two_sided=True)
     next_stage.say(
         started,
         "data_augmentation",

@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.kept import Kept, made_by
 from utils.progress import bar
 from utils.script import script
+from utils.tokenizer import fingerprint, load_tokenizer
 
 RULES = {
     "augment_type": rules.one_of("random", "attention"),
@@ -71,8 +72,8 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     guided = config.augment_type == "attention"
     # The input is read twice, once to check it, so that however long it is it never lies in memory.
     weights = attention_dump.read(config.attn_weights) if guided else None
-    of_texts = hashlib.sha256()
-    plain = hashed(read_plain(config), of_texts)
+    texts_hash = hashlib.sha256()
+    plain = hashed(read_plain(config), texts_hash)
     if guided:
         count = attention_dump.check_texts(weights, plain, config.attn_weights, config.dataset)
     else:
@@ -80,13 +81,13 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
 
     from omegaconf import OmegaConf
 
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
-    fingerprint = tokens.fingerprint(tokenizer)
-    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != fingerprint:
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    own_fingerprint = fingerprint(tokenizer)
+    if isinstance(weights, attention_dump.Dump) and weights.tokenizer != own_fingerprint:
         print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
 
     settings = OmegaConf.to_container(config)
-    drawn_with = {"texts_sha256": of_texts.hexdigest(), "tokenizer": fingerprint}
+    drawn_with = {"texts_sha256": texts_hash.hexdigest(), "tokenizer": own_fingerprint}
     if guided:
         drawn_with["weights_sha256"] = artifacts.file_hash(attention_dump.dump_path(config.attn_weights))
     kept = Kept(folder, made_by(settings, **drawn_with))
@@ -125,12 +126,12 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         kept.add(so_far)
 
     # Of the characters that are no spaces, blanked or deleted; and of all tokens, as they were drawn.
-    of_characters = (so_far["characters"] - so_far["left"]) / max(1, so_far["characters"])
-    of_tokens = so_far["dropped"] / max(1, so_far["drawn"])
-    record = artifacts.record(settings) | {"characters_blanked": of_characters, "tokens_dropped": of_tokens}
+    characters_blanked = (so_far["characters"] - so_far["left"]) / max(1, so_far["characters"])
+    tokens_dropped = so_far["dropped"] / max(1, so_far["drawn"])
+    record = artifacts.record(settings) | {"characters_blanked": characters_blanked, "tokens_dropped": tokens_dropped}
     with artifacts.recorded_file(output, record) as aside:
         unfinished.replace(aside)
-    shares = f"{of_tokens:.1%} of the tokens, {of_characters:.1%} of the characters"
+    shares = f"{tokens_dropped:.1%} of the tokens, {characters_blanked:.1%} of the characters"
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
     if config.heatmap:
         title = f"{output}: the probability of each token to be kept"
@@ -142,11 +143,11 @@ def keep_probabilities(config: Mapping, weights, first: int, encoded: list[token
     None for augment_type=random."""
     offsets, bounds = tokens.end_to_end(encoded)
     if config.augment_type == "attention":
-        of_tokens = weights_of(weights, first, encoded)
-        keep = dropout.keep_by_rank(of_tokens, bounds, config.alpha, config.beta, config.rank_unit)
+        token_weights = weights_of(weights, first, encoded)
+        keep = dropout.keep_by_rank(token_weights, bounds, config.alpha, config.beta, config.rank_unit)
     else:
         keep = dropout.keep_all_alike(len(offsets), config.alpha)
-    keep[np.concatenate([of_text.special for of_text in encoded])] = 1.0
+    keep[np.concatenate([encoded_text.special for encoded_text in encoded])] = 1.0
     return keep
 
 

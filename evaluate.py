@@ -78,23 +78,25 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     import torch
     from omegaconf import OmegaConf
 
-    from utils import scores, tokens
+    from utils import scores
+    from utils.adapters import adapter_base
     from utils.models import load_checkpoints, weights_hash
     from utils.processes import is_main_process
+    from utils.tokenizer import fingerprint, load_tokenizer
 
     base = config.model if config.model_dir else None
     for name in outputs if base else ():
-        if tokens.adapter_base(name) is None:
+        if adapter_base(name) is None:
             raise InputError(f"model={base}: leave it out; model_dir={name} holds a whole model, not an adapter")
     options = {"dtype": config.dtype, "quant": config.quant, "trust_remote_code": config.trust_remote_code}
     options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
     for name, language_model in load_checkpoints(outputs, base, **options):
-        tokenizer = tokens.load_tokenizer(name, config.trust_remote_code, base)
+        tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = OmegaConf.to_container(config) | ({"model_dir": name} if config.model_dir else {})
         device = language_model.device.type
         answered_with = {
             "questions": [vars(question) for question in asked],
-            "tokenizer": tokens.fingerprint(tokenizer),
+            "tokenizer": fingerprint(tokenizer),
             "weights_sha256": weights_hash(language_model),
             "device": device,
         }
@@ -162,7 +164,7 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     """A row of predictions.csv for each question, in every process; the processes share the work, and what an earlier
     run has kept of it is done."""
     from utils import answers, scores
-    from utils.processes import gathered, is_main_process, my_share, of_first, progress
+    from utils.processes import broadcast, gathered, is_main_process, my_share, progress
 
     # Prepare data
     lengths = answers.answer_tokens(tokenizer, asked)
@@ -182,8 +184,8 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}
     chosen: dict[int, str] = {}
-    for what, of_batch in of_first(kept.read(config.resume) if is_main_process() else []):
-        (answered if what == "answers" else chosen).update(of_batch)
+    for what, batch in broadcast(kept.read(config.resume) if is_main_process() else []):
+        (answered if what == "answers" else chosen).update(batch)
     mine = my_share(list(range(len(asked))))
     prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     done = {place for place, index in enumerate(mine) if index in answered}
@@ -202,7 +204,10 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
         to_choose = language_model, tokenizer, prompted, choices, batch_tokens, done
         with progress("choices", total=len(choosing)) as bar:
             for batch in answers.choice_log_likelihoods(*to_choose):
-                found = {choosing[place]: choices[place][of_one.index(max(of_one))] for place, of_one in batch.items()}
+                found = {
+                    choosing[place]: choices[place][likelihoods.index(max(likelihoods))]
+                    for place, likelihoods in batch.items()
+                }
                 kept.add(["choices", list(found.items())])
                 chosen.update(found)
                 bar.update(len(batch))

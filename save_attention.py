@@ -18,7 +18,9 @@ import numpy as np
 from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules, texts, tokens, windows
 from utils.errors import InputError
 from utils.kept import Kept, made_by
+from utils.model_source import context, load_config
 from utils.script import script
+from utils.tokenizer import fingerprint, load_tokenizer
 
 # At a time: enough for batches of like length, few enough to stay small.
 CHUNK_CHARACTERS = 1_000_000
@@ -85,10 +87,10 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     from utils import received_attention
     from utils.models import load_model, weights_hash
-    from utils.processes import gathered, is_main_process, my_share, of_first, progress
+    from utils.processes import broadcast, gathered, is_main_process, my_share, progress
 
     # Prepare data
-    tokenizer = tokens.load_tokenizer(config.model, config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     if config.queries == "before_fields":
         totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
     layers = None if config.layers is None else sorted(set(config.layers))
@@ -99,7 +101,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    window = windows.size(config.window, tokens.context(language_model.config), config.model)
+    window = windows.size(config.window, context(language_model.config), config.model)
     count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
     tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
 
@@ -108,13 +110,13 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     settings = OmegaConf.to_container(config)
     read_with = {
         "texts_sha256": digest.hexdigest(),
-        "tokenizer": tokens.fingerprint(tokenizer),
+        "tokenizer": fingerprint(tokenizer),
         "weights_sha256": weights_hash(language_model),
         "device": language_model.device.type,
     }
     kept = Kept(folder, made_by(settings, **read_with))
     kept_values = dict(kept.read(config.resume)) if is_main_process() else {}
-    done = of_first(set(kept_values))
+    done = broadcast(set(kept_values))
 
     # Read attention
     dump = attention_dump.Unfinished(folder) if is_main_process() else None
@@ -168,7 +170,8 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     if config.heatmap:
         title = f"{config.model}: what each token receives of the attention"
         plain = (plain for plain, _ in biography.read(config.dataset, config.text_column, config.tags))
-        heatmap.write(config.heatmap, title, heatmap.of_rows(plain, attention_dump.read_dump(dump_path).rows), count)
+        rows = attention_dump.read_dump(dump_path).rows
+        heatmap.write(config.heatmap, title, heatmap.shaded_rows(plain, rows), count)
 
 
 @dataclass
@@ -227,7 +230,7 @@ def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.nda
     where that is no number."""
     queries = [window.queries for window in batch] if config.queries == "before_fields" else None
     received = receive.texts([window.input_ids for window in batch], queries)
-    values = [of_all[window.reads] for window, of_all in zip(batch, received, strict=True)]
+    values = [token_values[window.reads] for window, token_values in zip(batch, received, strict=True)]
     for window, wanted in zip(batch, values, strict=True):
         if not np.isfinite(wanted).all():
             raise InputError(
@@ -251,7 +254,7 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
 
 def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
     """Raise InputError where the model's configuration has no such layer."""
-    count = tokens.load_config(model, trust_remote_code).get_text_config().num_hidden_layers
+    count = load_config(model, trust_remote_code).get_text_config().num_hidden_layers
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 
@@ -267,16 +270,16 @@ def before_fields(
     text's number, from 0, is `first`).
     """
     found = []
-    for row, (with_tags, of_text) in enumerate(zip(tagged, encoded, strict=True), start=first + 1):
+    for row, (with_tags, encoded_text) in enumerate(zip(tagged, encoded, strict=True), start=first + 1):
         _, fields = biography.field_spans(with_tags or "")
-        before = [np.flatnonzero(of_text.offsets[:, 1] <= start) for start, _ in fields.values()]
+        before = [np.flatnonzero(encoded_text.offsets[:, 1] <= start) for start, _ in fields.values()]
         last = sorted({int(tokens_before[-1]) for tokens_before in before if len(tokens_before)})
         if not last:
             raise InputError(
                 f"{dataset}: row {row} has no tagged field with text before it, and queries=before_fields looks from "
                 "there: tag its fields, or use queries=following"
             )
-        found.append(of_text.positions[last])
+        found.append(encoded_text.positions[last])
     return found
 
 

@@ -38,6 +38,7 @@ from utils.attention_dump import Dump, Row, text_hash
 from utils.models import load_model
 from utils.padding import batches, padded
 from utils.script import use_huge_pages
+from utils.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("save_attention", "contrast_attention", "data_augmentation", "train", "evaluate")
@@ -94,7 +95,7 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     """Batches of biographies: against one text at a time, and against the bare body over the same batches."""
     # The bare body and the plain way attend by other implementations than ours, so they have a model of their own.
     model, other = (load_model(models["small"], fastest_dtype()) for _ in range(2))
-    tokenizer = tokens.load_tokenizer(models["small"])
+    tokenizer = load_tokenizer(models["small"])
     ids = [of_text.input_ids for of_text in tokens.encode(tokenizer, biographies(100 if quick else 1000))]
     few = ids[: 10 if quick else 50]
     in_batches = batches([len(of_text) for of_text in ids], 2048)
@@ -224,7 +225,7 @@ def dumps(models: dict[str, str], texts: list[str]) -> tuple[Dump, Dump]:
     made = []
     for folder, seed in ((models["large"], 0), (models["small"], 1)):
         generator = np.random.default_rng(seed)
-        encoded = tokens.encode(tokens.load_tokenizer(folder), list(dict.fromkeys(texts)))
+        encoded = tokens.encode(load_tokenizer(folder), list(dict.fromkeys(texts)))
         offsets = dict(zip(dict.fromkeys(texts), [of_text.offsets for of_text in encoded], strict=True))
         rows = [
             Row(text_hash(text), generator.random(len(offsets[text]), dtype=np.float32), offsets[text])
@@ -372,7 +373,7 @@ def training(models: dict[str, str], quick: bool) -> None:
     dataset = "data_augmented/variants.csv"
     with open(dataset, newline="", encoding="utf-8") as opened:
         variants = [cells["text"] for cells in csv.DictReader(opened)]
-    count = sum(len(of_text.input_ids) for of_text in tokens.encode(tokens.load_tokenizer(models["small"]), variants))
+    count = sum(len(of_text.input_ids) for of_text in tokens.encode(load_tokenizer(models["small"]), variants))
     rates: dict[str, list[float]] = {"plain": [], "ours": []}
     losses: dict[str, list[list[float]]] = {"plain": [], "ours": []}
     for seed in range(1, seeds + 1):
@@ -426,7 +427,7 @@ def evaluation(models: dict[str, str], quick: bool) -> None:
     files = (ROOT / f"data/biography_{kind}.csv" for kind in ("synthetic", "real"))
     people, pool = (biography.read_people(file, prompts) for file in files)
     asked = questions.ask(people, pool, prompts, shots=5, seed=1, first=4 if quick else 100)
-    tokenizer = tokens.load_tokenizer(models["small"])
+    tokenizer = load_tokenizer(models["small"])
     limit = max(answers.answer_tokens(tokenizer, asked))
 
     def plain(model, part):

@@ -28,7 +28,7 @@ from tests import tiny
 from utils import answers, biography, questions
 from utils.artifacts import write_json
 from utils.errors import one_line
-from utils.models import quiet_transformers
+from utils.model_source import quiet_transformers
 from utils.received_attention import ReceivedAttention
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -119,7 +119,7 @@ def fetch(source: Source, folder: Path) -> Path:
 def convert(gguf: Path, folder: Path, ends: list[int] | None) -> None:
     """Write the model in bfloat16 and its tokenizer as an ordinary folder, which loads ten times as fast."""
     from utils.models import load_model
-    from utils.tokens import load_tokenizer
+    from utils.tokenizer import load_tokenizer
 
     load_tokenizer(str(gguf)).save_pretrained(folder)
     model = load_model(str(gguf), dtype="bfloat16")

@@ -13,7 +13,7 @@ from utils import adapters, answers
 from utils.errors import InputError
 from utils.models import load_checkpoints, load_model, merged
 from utils.received_attention import ReceivedAttention
-from utils.tokens import load_tokenizer
+from utils.tokenizer import load_tokenizer
 
 PROMPT, ANSWERS = "The city where Ada was born is", ["Lyon", "a much longer answer than that", "Odense"]
 

@@ -191,7 +191,7 @@ def test_a_misspelt_key_of_a_library_is_one_line_too(run):
 def test_values_that_the_trainer_would_choke_on_later(values, message, tmp_path):
     from transformers import TrainingArguments
 
-    from train import build
+    from utils.arguments import build
 
     with pytest.raises(InputError, match=message):
         build(TrainingArguments, "trainer", {"use_cpu": True, **values}, output_dir=str(tmp_path), seed=1)

@@ -18,6 +18,7 @@ from utils import artifacts, attention_dump, biography, dropout, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError
 from utils.script import CONFIG_FOLDER
+from utils.tokenizer import fingerprint, load_tokenizer
 
 TEXTS = ['She said "no", twice.', "Zoë Müller 🙂 was born in Łódź.", "It ends <eos> here."]
 RANDOM = {"augment_type": "random", "alpha": 0.5, "multiply": 4}
@@ -46,13 +47,13 @@ def augment(tiny_model, tmp_path, monkeypatch):
 
 def write_weights(tiny_model, **changes) -> list[tokens.Encoded]:
     """A dump `weights` in which a text's first token ranks first, and so on."""
-    tokenizer = tokens.load_tokenizer(str(tiny_model))
+    tokenizer = load_tokenizer(str(tiny_model))
     encoded = tokens.encode(tokenizer, TEXTS)
     rows = [
         Row(text_hash(text), -np.arange(len(of_text.offsets), dtype=np.float32), of_text.offsets)
         for text, of_text in zip(TEXTS, encoded, strict=True)
     ]
-    attention_dump.write(Dump.of("m", changes.get("tokenizer", tokens.fingerprint(tokenizer)), {}, rows), "weights")
+    attention_dump.write(Dump.of("m", changes.get("tokenizer", fingerprint(tokenizer)), {}, rows), "weights")
     return encoded
 
 
@@ -229,7 +230,7 @@ def test_bad_weights_leave_the_file_of_before(augment, tmp_path):
 
 
 def test_a_folder_with_the_tokenizer_alone_serves(augment, tiny_model, tmp_path):
-    tokens.load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "tokenizer")
+    load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "tokenizer")
     assert data_augmentation.RULES["model"](str(tmp_path / "tokenizer")) == str(tmp_path / "tokenizer")
     assert augment(model=tmp_path / "tokenizer", **RANDOM) == augment(**RANDOM)
 

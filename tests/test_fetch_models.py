@@ -122,7 +122,7 @@ def test_a_fetch_that_is_stopped_leaves_nothing(tmp_path):
 
 def test_the_folder_has_the_model_its_tokenizer_and_what_ends_an_answer(tiny_model, tmp_path):
     from utils.models import load_model
-    from utils.tokens import fingerprint, load_tokenizer
+    from utils.tokenizer import fingerprint, load_tokenizer
 
     convert(tiny_model, tmp_path / "made", ends=[1, 2])
     made = load_model(str(tmp_path / "made"))

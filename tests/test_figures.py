@@ -22,6 +22,7 @@ from tests.test_received_attention import from_maps, maps_of
 from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
+from utils.tokenizer import load_tokenizer
 from workflow import figures, one_field, ranks
 from workflow.figures import pyplot
 from workflow.ranks import COLUMNS, CONDITIONS, FIELDS
@@ -161,7 +162,7 @@ def test_from_a_model_to_its_ranks(work, condition):
     maps = {}
     for size in ("small", "large"):
         model = AutoModelForCausalLM.from_pretrained(work / f"{size}_model", dtype=torch.float32)
-        tokenizer = tokens.load_tokenizer(str(work / f"{size}_model"))
+        tokenizer = load_tokenizer(str(work / f"{size}_model"))
         encoded = tokens.encode(tokenizer, [prefix + biography.strip_tags(tagged) for tagged in TEXTS[:5]])
         maps[size] = [maps_of(model, of_text.input_ids) for of_text in encoded]
     found = ranks.ranks(work / "texts.csv", work, condition)

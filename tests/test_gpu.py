@@ -126,7 +126,7 @@ def test_very_negative_scores_in_a_masked_batch_of_64_tokens_train(run, workplac
 
 def test_choices_are_the_same_in_any_batch(folder):
     from utils import answers
-    from utils.tokens import load_tokenizer
+    from utils.tokenizer import load_tokenizer
 
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
     prompts = [f"The city where person {number} was born is" for number in range(9)]

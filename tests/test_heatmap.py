@@ -21,6 +21,7 @@ from utils import attention_dump, biography, heatmap, tokens
 from utils.errors import InputError
 from utils.heatmap import LEVELS, Scale, Shaded
 from utils.script import CONFIG_FOLDER
+from utils.tokenizer import fingerprint, load_tokenizer
 
 AWKWARD = "A <b>\"bold\"</b> & 'plain'\r\n\n\tword  שלום e\u0301te\u0301 👩‍👩‍👧 中文."
 
@@ -336,7 +337,7 @@ def test_stage_2_draws_no_other_texts(stage, tiny_model):
 @pytest.mark.parametrize("include_original", [False, True])
 def test_stage_3_draws_keep_probabilities_and_the_first_variants(kind, include_original, stage, tiny_model):
     plain = list(map(biography.strip_tags, TEXTS))
-    tokenizer = tokens.load_tokenizer(str(tiny_model))
+    tokenizer = load_tokenizer(str(tiny_model))
     encoded = tokens.encode(tokenizer, plain)
     guidance = {}
     if kind == "attention":
@@ -346,7 +347,7 @@ def test_stage_3_draws_keep_probabilities_and_the_first_variants(kind, include_o
             )
             for text, of_text in zip(plain, encoded, strict=True)
         ]
-        dump = attention_dump.Dump.of("m", tokens.fingerprint(tokenizer), {}, rows)
+        dump = attention_dump.Dump.of("m", fingerprint(tokenizer), {}, rows)
         attention_dump.write(dump, "weights")
         guidance = {"attn_weights": "weights", "beta": 0.5}
     keys = {"augment_type": kind, "alpha": 0.9, "multiply": 4, "include_original": include_original} | guidance

@@ -20,6 +20,7 @@ from tests.test_received_attention import RELATIVE
 from utils import attention_dump, biography, dropout, tokens
 from utils.attention_dump import Dump, Row, text_hash
 from utils.contrast import contrast
+from utils.tokenizer import fingerprint
 
 TAGS = ("name", "date", "city", "university", "major", "company")
 
@@ -178,7 +179,7 @@ def test_alpha_0_changes_nothing(kind, texts, blank, data):
         Row(text_hash(text), np.array(data.draw(values_of(of_text)), np.float32), of_text.offsets)
         for text, of_text in zip(texts, encoded, strict=True)
     ]
-    attention_dump.write(Dump.of("m", tokens.fingerprint(tokenizer(kind)), {}, rows), "weights")
+    attention_dump.write(Dump.of("m", fingerprint(tokenizer(kind)), {}, rows), "weights")
     beta = data.draw(st.floats(0, 1e300))
     guided = {"augment_type": "attention", "alpha": 0, "beta": beta, "attn_weights": "weights"}
     # Under random alpha has the opposite meaning.
@@ -223,7 +224,7 @@ def dump_of(made: PreTrainedTokenizerFast, texts: list[str], draw) -> Dump:
     rows = []
     for text, of_text in zip(texts, tokens.encode(made, texts), strict=True):
         rows.append(Row(text_hash(text), np.array(draw(values_of(of_text)), np.float32), of_text.offsets))
-    return Dump.of("m", tokens.fingerprint(made), {}, rows)
+    return Dump.of("m", fingerprint(made), {}, rows)
 
 
 @pytest.mark.parametrize("operation", ["difference", "log_ratio"])

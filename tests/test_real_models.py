@@ -17,7 +17,7 @@ MODELS = {"smollm2-135m": ROOT / "models/smollm2-135m", "gemma3-270m": ROOT / "m
 @pytest.fixture(scope="module", params=MODELS)
 def loaded(request):
     from utils.models import load_model
-    from utils.tokens import load_tokenizer
+    from utils.tokenizer import load_tokenizer
 
     folder = str(MODELS[request.param])
     return load_model(folder, dtype="float32"), load_tokenizer(folder)

@@ -21,6 +21,7 @@ from utils.contrast import contrast
 from utils.errors import InputError
 from utils.received_attention import ReceivedAttention
 from utils.script import CONFIG_FOLDER
+from utils.tokenizer import load_tokenizer
 
 TEXTS = [
     "<name>Ada King</name> studied at <university>Lyon</university>, and was born on <date>May 5</date>.",
@@ -109,7 +110,7 @@ def test_the_dump_is_the_slow_definition_of_the_queries_before_fields(save, tiny
     assert dump.settings["layers"] == (layers and [0, 2])
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     plain = [biography.strip_tags(text) for text in TEXTS]
-    encoded = tokens.encode(tokens.load_tokenizer(str(tiny_model)), plain)
+    encoded = tokens.encode(load_tokenizer(str(tiny_model)), plain)
     for row, text, of_text in zip(dump.rows, plain, encoded, strict=True):
         starts = [text.index(field) for field in ("Lyon", "May", "Bo") if field in text]
         queries = [max(i for i, (_, end) in enumerate(of_text.offsets) if end <= start) + 1 for start in starts]

@@ -8,10 +8,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from utils import tokens
+from utils import model_source, tokens
 from utils.adapters import adapter_base
 from utils.errors import InputError
-from utils.tokens import check_ids, encode, fingerprint, highest_id, load_tokenizer, pad_within
+from utils.tokenizer import fingerprint, load_tokenizer, pad_within
+from utils.tokens import check_ids, encode, highest_id
 
 LANGUAGE = ["Ann Meier was born in Bonn, and Zoë in Zürich.", "They studied law and worked at a bank."] * 3
 TEXTS = ["Ann was born in Bonn.", " Zoë 🙂!", "a  b\n\tc ", "e\u0301 👩‍🔬, 東京"]
@@ -19,7 +20,7 @@ TEXTS = ["Ann was born in Bonn.", " Zoë 🙂!", "a  b\n\tc ", "e\u0301 👩‍�
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(tokens, "_hub_answers", lambda: False)
+    monkeypatch.setattr(model_source, "_hub_answers", lambda: False)
 
 
 def make(kind: str, language: list[str] = LANGUAGE) -> PreTrainedTokenizerFast:

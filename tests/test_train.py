@@ -19,7 +19,7 @@ from utils import answers, artifacts, resume
 from utils.errors import InputError
 from utils.models import load_model
 from utils.script import CONFIG_FOLDER
-from utils.tokens import load_tokenizer
+from utils.tokenizer import load_tokenizer
 
 TEXTS = ["<name>Ada</name> was born in <city>Lyon</city>.", "Bo       lives in    Odense.", "A much longer text, " * 8]
 TRAINER = {"trainer.max_steps": 4, "trainer.logging_steps": 1, "trainer.per_device_train_batch_size": 2}

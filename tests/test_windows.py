@@ -17,6 +17,7 @@ from utils import attention_dump, tokens, windows
 from utils.contrast import contrast
 from utils.errors import InputError
 from utils.script import CONFIG_FOLDER
+from utils.tokenizer import load_tokenizer
 from utils.tokens import Encoded
 
 TEXTS = [
@@ -154,7 +155,7 @@ def test_the_dump_is_the_slow_definition(save, models, kind, prepend_bos, includ
     plain = [text.replace("<", "\0").replace(">", "\0").split("\0") for text in TEXTS]
     plain = ["".join(part for part in parts if part.strip("/") not in TAGS) for parts in plain]
     for tagged, text, row in zip(TEXTS, plain, dump.rows, strict=True):
-        (encoded_text,) = tokens.encode(tokens.load_tokenizer(str(models[kind])), [text], prepend_bos)
+        (encoded_text,) = tokens.encode(load_tokenizer(str(models[kind])), [text], prepend_bos)
         before = len(encoded_text.input_ids) - len(encoded_text.positions)
         assert before == (prepend_bos is not False)
         fed = places_of_windows(before, len(encoded_text.positions), 0, window, stride)

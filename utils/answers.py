@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import tokens
 from utils.errors import InputError, one_line
+from utils.model_source import context
 from utils.padding import batches, padded
 from utils.questions import Question
 
@@ -34,7 +35,7 @@ def check_questions(
 ) -> None:
     """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context, or
     where it or an answer to choose has a token that the model does not know."""
-    limit, rows = tokens.context(model.config), tokens.embedding_rows(model)
+    limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
     choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})
     for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):
@@ -93,9 +94,9 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
             logits = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits
             alone = logits[0, half - count :].float()
             off = (found - alone).abs().mean(dim=1) / alone.std()
-            for of_kind in off.split([ends[1] - half, count - ends[1]]):
+            for steps_off in off.split([ends[1] - half, count - ends[1]]):
                 # The median: rounding may have two like experts change places at a token.
-                agree &= not of_kind.median() > limit
+                agree &= not steps_off.median() > limit
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -130,7 +131,7 @@ def greedy_answers(
     encoded = list(map(text_ids, tokens.encode(tokenizer, prompts, "tokenizer")))
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
     continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
-    for batch in batches([len(of_prompt) for of_prompt in encoded], batch_tokens):
+    for batch in batches([len(prompt_ids) for prompt_ids in encoded], batch_tokens):
         if all(index in done for index in batch):
             continue
         ids, mask = (part.to(device) for part in padded([encoded[index] for index in batch], left=True))
@@ -264,7 +265,7 @@ def choice_log_likelihoods(
     the cache.
     """
     device = model.get_input_embeddings().weight.device
-    lengths = [len(of_prompt.input_ids) for of_prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
+    lengths = [len(prompt.input_ids) for prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
     for batch in batches(lengths, batch_tokens):
         if all(index in done for index in batch):
             continue
@@ -275,24 +276,24 @@ def choice_log_likelihoods(
             next_logits(model, ids, mask, cache, logits_to_keep=1)
         # (the prompt's row in the batch, which of its choices, the choice's ids, how many of them are the prompt's)
         rows = [
-            (row, place, of_choice, begin)
+            (row, place, choice_ids, begin)
             for row, (_, following, begins) in enumerate(continued)
-            for place, (of_choice, begin) in enumerate(zip(following, begins, strict=True))
+            for place, (choice_ids, begin) in enumerate(zip(following, begins, strict=True))
         ]
         found = [[0.0] * len(choices[index]) for index in batch]
-        for part in batches([ids.shape[1] + len(of_choice) for _, _, of_choice, _ in rows], batch_tokens):
-            of_part, real = (one.to(device) for one in padded([rows[index][2] for index in part]))
+        for part in batches([ids.shape[1] + len(choice_ids) for _, _, choice_ids, _ in rows], batch_tokens):
+            part_ids, real = (one.to(device) for one in padded([rows[index][2] for index in part]))
             at = torch.tensor([rows[index][0] for index in part], device=device)
             expanded = copy.deepcopy(cache)
             if ids.shape[1]:
                 # Every kind of cache can do this, those of hybrid models too: a prompt's row for each of its choices.
                 expanded.reorder_cache(at)
-            logits = next_logits(model, of_part[:, :-1], torch.cat([mask[at], real[:, :-1]], dim=1), expanded)
-            log_probability = log_probabilities(logits, of_part[:, 1:]).cpu()
-            for index, of_row in zip(part, log_probability, strict=True):
-                row, place, of_choice, begin = rows[index]
-                found[row][place] = float(of_row[begin - 1 : len(of_choice) - 1].double().sum())
-        yield {index: checked(of_prompt) for index, of_prompt in zip(batch, found, strict=True)}
+            logits = next_logits(model, part_ids[:, :-1], torch.cat([mask[at], real[:, :-1]], dim=1), expanded)
+            log_probability = log_probabilities(logits, part_ids[:, 1:]).cpu()
+            for index, token_log_probabilities in zip(part, log_probability, strict=True):
+                row, place, choice_ids, begin = rows[index]
+                found[row][place] = float(token_log_probabilities[begin - 1 : len(choice_ids) - 1].double().sum())
+        yield {index: checked(likelihoods) for index, likelihoods in zip(batch, found, strict=True)}
 
 
 def continued_by(
@@ -303,8 +304,8 @@ def continued_by(
     encoded = tokens.encode(tokenizer, [f"{prompt} {answer}" for answer in answers], "tokenizer")
     ids = list(map(text_ids, encoded))
     # Where the answer begins among the ids: at the first token that reaches beyond the prompt.
-    begins = [int(of_text.positions[of_text.offsets[:, 1] > len(prompt)][0]) for of_text in encoded]
-    shared = len(os.path.commonprefix([of_text[:begin] for of_text, begin in zip(ids, begins, strict=True)]))
+    begins = [int(text.positions[text.offsets[:, 1] > len(prompt)][0]) for text in encoded]
+    shared = len(os.path.commonprefix([answer_ids[:begin] for answer_ids, begin in zip(ids, begins, strict=True)]))
     # The last shared token is fed with the answers.
     prefix = max(shared - 1, 0)
-    return ids[0][:prefix], [of_text[prefix:] for of_text in ids], [begin - prefix for begin in begins]
+    return ids[0][:prefix], [answer_ids[prefix:] for answer_ids in ids], [begin - prefix for begin in begins]

@@ -1,4 +1,7 @@
-"""The arguments of a library's dataclass of settings, from a sub-tree of a YAML, checked before the library would."""
+"""The arguments of a library's dataclass of settings, from a sub-tree of a YAML, checked before the library would.
+
+The libraries take seconds to import: the functions that need one import it.
+"""
 
 import dataclasses
 import enum
@@ -6,8 +9,13 @@ import math
 import types
 import typing
 
+from utils.adapters import check_kind
 from utils.errors import InputError, one_line
 from utils.script import unknown_key
+
+if typing.TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import TrainingArguments
 
 # Of the libraries' arguments: what makes no sense at 0 or from 1, and what they would notice late or never.
 POSITIVE = (
@@ -32,6 +40,42 @@ WORDS = {
     dict: "keys and values",
     type(None): "null",
 }
+
+
+def training_arguments(trainer: dict, model_dir: str, seed: int) -> "TrainingArguments":
+    """transformers' arguments, by the keys of `trainer` and by what this machine has.
+
+    Raises InputError.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    gpu = torch.cuda.is_available()
+    values = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **trainer}
+    if values.get("fsdp") and not isinstance(values.get("fsdp_config"), str):
+        values["fsdp_config"] = {"cpu_ram_efficient_loading": True, **(values.get("fsdp_config") or {})}
+    arguments = build(TrainingArguments, "trainer", values, output_dir=model_dir, seed=seed)
+    # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def lora_arguments(lora: dict | None) -> "LoraConfig | None":
+    """peft's arguments, by the keys of `lora`; None for none. Raises InputError, of a kind not supported too."""
+    from peft import LoraConfig
+
+    if lora is None:
+        return None
+    check_kind(lora | {"peft_type": "LORA"}, "lora")
+    return build(LoraConfig, "lora", lora, task_type="CAUSAL_LM")
+
+
+def check_fsdp(arguments: "TrainingArguments", quant: dict | None) -> None:
+    """Raise InputError where FSDP is asked for, and could not shard the model, or not read it in one process."""
+    if arguments.fsdp and (quant or {}).get("load_in_8bit"):
+        raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
+    if arguments.fsdp and not arguments.fsdp_config.get("cpu_ram_efficient_loading"):
+        raise InputError("trainer.fsdp_config: cpu_ram_efficient_loading must be true: one process reads the model")
 
 
 def build(kind, key: str, values: dict, **fixed):

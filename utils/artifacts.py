@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "hydra-core")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NotWritten(f"{str(path)[:200]}: can't be written: {error.strerror or error}") from error
+        raise NotWritten(f"{str(path)[:200]}: can't be written: {error.strerror or one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
         return
     missing = [parent for parent in folder.parents if not parent.exists()]
     lock = _locked(key, path, folder / LOCK)
-    of_before = leftovers(folder)
+    kept_before = leftovers(folder)
     try:
         yield folder
         _remove(leftovers(folder))
@@ -104,7 +104,7 @@ def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
         raise
     except InputError:
         # Of bad input nothing is worth keeping.
-        if not of_before:
+        if not kept_before:
             _remove(leftovers(folder))
         raise
     finally:

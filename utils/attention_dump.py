@@ -4,7 +4,7 @@ A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain
 
     version      2
     model        the model's name (of a difference: both names)
-    tokenizer    the tokenizer's fingerprint (see utils.tokens.fingerprint)
+    tokenizer    the tokenizer's fingerprint (see utils.tokenizer.fingerprint)
     settings     what changes the values: include_self, prepend_bos, queries, layers, dtype, ...; where a text was cut,
                  window and stride (see utils.windows)
     text_sha256  for each text, in the dataset's order: of the text without tags, UTF-8, hexadecimal
@@ -111,12 +111,12 @@ def dump_path(name: str | Path) -> Path:
 def write(dump: Dump, name: str, record: dict | None = None) -> Path:
     """Write the dump of that name, and its record beside it where there is one."""
     arrays = np.ascontiguousarray(dump.values, "<f4"), np.ascontiguousarray(dump.offsets, "<i4")
-    of_texts = dump.text_sha256, np.diff(dump.bounds).tolist()
-    return _write(name, (dump.model, dump.tokenizer, dump.settings), of_texts, arrays, record)
+    texts = dump.text_sha256, np.diff(dump.bounds).tolist()
+    return _write(name, (dump.model, dump.tokenizer, dump.settings), texts, arrays, record)
 
 
-def _write(name: str, described: tuple, of_texts: tuple, parts: tuple, record: dict | None) -> Path:
-    """described: model, tokenizer and settings; of_texts: hashes and numbers of tokens; parts: values and offsets, as
+def _write(name: str, described: tuple, texts: tuple, parts: tuple, record: dict | None) -> Path:
+    """described: model, tokenizer and settings; texts: hashes and numbers of tokens; parts: values and offsets, as
     arrays or files of these bytes."""
     path = dump_path(name)
     model, tokenizer, settings = described
@@ -125,8 +125,8 @@ def _write(name: str, described: tuple, of_texts: tuple, parts: tuple, record: d
         "model": printable(model),
         "tokenizer": printable(tokenizer),
         "settings": plain(settings),
-        "text_sha256": of_texts[0],
-        "tokens": of_texts[1],
+        "text_sha256": texts[0],
+        "tokens": texts[1],
         "values": parts[0],
         "offsets": parts[1],
     }
@@ -206,8 +206,8 @@ class Unfinished:
                     opened.write(np.asarray(array, kind).tobytes())
 
     def write(self, name: str, model: str, tokenizer: str, settings: dict, record: dict) -> Path:
-        of_texts = self.text_sha256, self.tokens
-        return _write(name, (model, tokenizer, settings), of_texts, (self.values, self.offsets), record)
+        texts = self.text_sha256, self.tokens
+        return _write(name, (model, tokenizer, settings), texts, (self.values, self.offsets), record)
 
 
 def checksum(content: dict, let_go: Callable[[], None] = lambda: None) -> str:
@@ -373,7 +373,7 @@ def _dump_2(content: dict, room: Room, let_go: Callable[[], None]) -> Dump:
     room.spend(400 * len(tokens))
     for number, text_sha256 in enumerate(hashes, start=1):
         _check_hash(text_sha256, number)
-    if any(type(of_text) is not int or not 0 <= of_text <= count for of_text in tokens) or sum(tokens) != count:
+    if any(type(length) is not int or not 0 <= length <= count for length in tokens) or sum(tokens) != count:
         raise Refused("its tokens must be numbers of tokens that add up to those that have values")
     if content["checksum"] != checksum(content, let_go):
         raise Refused("damaged: its checksum is not that of what it holds")

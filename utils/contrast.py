@@ -31,16 +31,17 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     where they are the same, nothing is projected. Raises InputError, naming both sides, where texts, settings or
     (under one tokenizer) tokens are not the same.
     """
-    of_large, of_small = OLDER | large.settings, OLDER | small.settings
-    for dump, one, other in ((large, of_large, of_small), (small, of_small, of_large)):
+    large_settings, small_settings = OLDER | large.settings, OLDER | small.settings
+    for dump, one, other in ((large, large_settings, small_settings), (small, small_settings, large_settings)):
         if "operation" in one and "operation" not in other:
             hint = "contrast two dumps that save_attention.py wrote"
             raise InputError(f"{shown(dump.model)} is a contrast of two models already; {hint}")
-    for key in sorted({*of_large, *of_small} - set(MAY_DIFFER)):
-        if of_large.get(key) != of_small.get(key):
+    for key in sorted({*large_settings, *small_settings} - set(MAY_DIFFER)):
+        if large_settings.get(key) != small_settings.get(key):
             raise InputError(
-                f"the dumps were made with different settings: {shown(key, 30)} is {shown(of_large.get(key), 30)} "
-                f"for {shown(large.model)} and {shown(of_small.get(key), 30)} for {shown(small.model)}"
+                f"the dumps were made with different settings: {shown(key, 30)} is "
+                f"{shown(large_settings.get(key), 30)} for {shown(large.model)} and "
+                f"{shown(small_settings.get(key), 30)} for {shown(small.model)}"
             )
     if len(large.text_sha256) != len(small.text_sha256):
         raise InputError(
@@ -49,7 +50,7 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
         )
     if large.text_sha256 != small.text_sha256:
         pairs = enumerate(zip(large.text_sha256, small.text_sha256, strict=True), start=1)
-        number = next(number for number, (of_large, of_small) in pairs if of_large != of_small)
+        number = next(number for number, (one, other) in pairs if one != other)
         raise InputError(
             f"the dumps are of different texts: row {number} of {shown(large.model)} and of {shown(small.model)}"
         )
@@ -59,11 +60,12 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     values = np.empty(len(onto.values), np.float32)
     for first in range(0, len(onto.text_sha256), CHUNK):
         texts = slice(first, first + CHUNK + 1)
-        sides = (on_tokens_of(onto, dump, texts) for dump in (large, small))
-        values[tokens_of(onto, texts)] = combine(*sides, operation)
+        sides = (projected(dump, onto, texts) for dump in (large, small))
+        values[token_span(onto, texts)] = combine(*sides, operation)
         large.let_go()
         small.let_go()
-    settings = of_large | {"dtype": f"{of_large.get('dtype')}, {of_small.get('dtype')}", "operation": operation}
+    dtypes = f"{large_settings.get('dtype')}, {small_settings.get('dtype')}"
+    settings = large_settings | {"dtype": dtypes, "operation": operation}
     symbol = {"difference": "-", "log_ratio": "/"}[operation]
     return dataclasses.replace(onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values)
 
@@ -74,8 +76,8 @@ def check_same_tokens(large: Dump, small: Dump) -> None:
         np.array_equal(large.offsets[piece], small.offsets[piece]) for piece, _ in pieces
     ):
         return
-    for number, (of_large, of_small) in enumerate(zip(large.rows, small.rows, strict=True), start=1):
-        if not np.array_equal(of_large.offsets, of_small.offsets):
+    for number, (large_row, small_row) in enumerate(zip(large.rows, small.rows, strict=True), start=1):
+        if not np.array_equal(large_row.offsets, small_row.offsets):
             both = f"{shown(large.model)} and for {shown(small.model)}"
             raise InputError(f"row {number} was tokenized differently for {both}")
 
@@ -85,18 +87,19 @@ def shown(said: object, most: int = 60) -> str:
     return printable(str(said), most)
 
 
-def tokens_of(dump: Dump, texts: slice) -> slice:
+def token_span(dump: Dump, texts: slice) -> slice:
     """Where the tokens of these texts lie; texts: a slice of the dump's bounds."""
     bounds = dump.bounds[texts]
     return slice(bounds[0], bounds[-1])
 
 
-def on_tokens_of(onto: Dump, dump: Dump, texts: slice) -> np.ndarray:
-    tokens = tokens_of(dump, texts)
+def projected(dump: Dump, onto: Dump, texts: slice) -> np.ndarray:
+    """float32 [tokens of `onto` in these texts]: the values of `dump` on these tokens; texts: a slice of the bounds."""
+    tokens = token_span(dump, texts)
     if dump is onto:
         return dump.values[tokens]
     bounds, onto_bounds = (side.bounds[texts] for side in (dump, onto))
-    onto_offsets = onto.offsets[tokens_of(onto, texts)]
+    onto_offsets = onto.offsets[token_span(onto, texts)]
     return project_texts(
         dump.values[tokens], dump.offsets[tokens], bounds - bounds[0], onto_offsets, onto_bounds - onto_bounds[0]
     )
@@ -109,8 +112,8 @@ def combine(large: np.ndarray, small: np.ndarray, operation: str) -> np.ndarray:
         return large - small
     both = (large > 0) & (small > 0)
     # Not the log of the quotient: it can exceed float32, and would not be the other quotient's with the sign turned.
-    of_large, of_small = (np.log(np.where(both, side, 1.0), dtype=np.float64) for side in (large, small))
-    return (of_large - of_small).astype(np.float32)
+    log_large, log_small = (np.log(np.where(both, side, 1.0), dtype=np.float64) for side in (large, small))
+    return (log_large - log_small).astype(np.float32)
 
 
 def project_texts(
@@ -121,21 +124,21 @@ def project_texts(
     target_bounds: np.ndarray,
 ) -> np.ndarray:
     """`project` for each of many texts, whose tokens lie end to end (bounds as in a Dump): float32 [target tokens]."""
-    projected = np.empty(len(target_offsets), np.float32)
+    found = np.empty(len(target_offsets), np.float32)
     for first in range(0, len(bounds) - 1, CHUNK):
-        cuts = [of_side[first : first + CHUNK + 1] for of_side in (bounds, target_bounds)]
-        of_source, of_target = (slice(cut[0], cut[-1]) for cut in cuts)
-        sides = offsets[of_source], target_offsets[of_target]
+        cuts = [side[first : first + CHUNK + 1] for side in (bounds, target_bounds)]
+        source_tokens, target_tokens = (slice(cut[0], cut[-1]) for cut in cuts)
+        sides = offsets[source_tokens], target_offsets[target_tokens]
         if not np.array_equal(*sides):
             # The texts are laid end to end as well; no token reaches into another text.
             lengths = np.maximum(*(last_characters(*side) for side in zip(sides, cuts, strict=True)))
             begins = np.cumsum(lengths) - lengths
             sides = tuple(
-                (of_side.ravel() + np.repeat(begins, 2 * np.diff(cut))).reshape(-1, 2)
-                for of_side, cut in zip(sides, cuts, strict=True)
+                (side.ravel() + np.repeat(begins, 2 * np.diff(cut))).reshape(-1, 2)
+                for side, cut in zip(sides, cuts, strict=True)
             )
-        projected[of_target] = project(values[of_source], *sides)
-    return projected
+        found[target_tokens] = project(values[source_tokens], *sides)
+    return found
 
 
 def last_characters(offsets: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -188,18 +191,19 @@ def weights_of(weights: Dump | list[np.ndarray], first: int, encoded: list[Encod
     if isinstance(weights, Dump):
         weights.let_go()
         bounds = weights.bounds[first : first + len(encoded) + 1]
-        of_texts = slice(bounds[0], bounds[-1])
-        values, offsets = weights.values[of_texts], weights.offsets[of_texts]
+        these_texts = slice(bounds[0], bounds[-1])
+        values, offsets = weights.values[these_texts], weights.offsets[these_texts]
         return project_texts(values, offsets, bounds - bounds[0], *end_to_end(encoded))
     found = []
-    for row, of_text in enumerate(encoded, start=first):
+    for row, encoded_text in enumerate(encoded, start=first):
         values = weights[row]
-        if len(values) == len(of_text.input_ids) != len(of_text.offsets):
-            values = values[of_text.positions]
-        if len(values) != len(of_text.offsets):
+        if len(values) == len(encoded_text.input_ids) != len(encoded_text.offsets):
+            values = values[encoded_text.positions]
+        if len(values) != len(encoded_text.offsets):
             raise InputError(
-                f"attn_weights: row {row + 1} has {len(values)} values, but the text has {len(of_text.offsets)} tokens "
-                f"({len(of_text.input_ids)} with special ones): the weights are of another text or tokenizer"
+                f"attn_weights: row {row + 1} has {len(values)} values, but the text has {len(encoded_text.offsets)} "
+                f"tokens ({len(encoded_text.input_ids)} with special ones): the weights are of another text or "
+                "tokenizer"
             )
         found.append(values)
     return np.concatenate(found)

@@ -32,9 +32,9 @@ def ranks(weights: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     counts = np.diff(bounds)
     # Texts with as many tokens are the rows of one array.
     for count in set(counts.tolist()):
-        of_texts = keys[bounds[:-1][counts == count][:, None] + np.arange(count)]
-        of_texts.sort(axis=1)
-        rank[of_texts & 0xFFFFFFFF] = np.arange(count)
+        rows = keys[bounds[:-1][counts == count][:, None] + np.arange(count)]
+        rows.sort(axis=1)
+        rank[rows & 0xFFFFFFFF] = np.arange(count)
     return rank
 
 
@@ -105,7 +105,7 @@ def variants(
             kept *= above_space  # several times as fast as np.where
             kept += SPACE
             drawn.append(cut(kept, edges))
-    return [variant for of_text in zip(*drawn, strict=True) for variant in of_text], dropped
+    return [variant for text_variants in zip(*drawn, strict=True) for variant in text_variants], dropped
 
 
 def closed_up(codes: np.ndarray, edges: np.ndarray, kept: np.ndarray) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import texts
-from utils.errors import InputError, printable
+from utils.errors import InputError, one_line, printable
 from utils.questions import Question, check_blanks, with_examples
 
 # The lists of SQuAD's JSON, and what an error calls one of each.
@@ -71,8 +71,8 @@ def read(path: str, group: str | None = None) -> list[FreeQuestion]:
             paragraph, name = ("question", question), place.removeprefix(f"{path}: ")
         if group is not None and group not in cells:
             raise InputError(f"group={group}: {place} has no such column ({columns_of(cells)})")
-        of_group = ALL if group is None else text_in(place, cells, group)
-        found.append(FreeQuestion(question, answers_in(place, cells), paragraph, name, of_group, place))
+        group_name = ALL if group is None else text_in(place, cells, group)
+        found.append(FreeQuestion(question, answers_in(place, cells), paragraph, name, group_name, place))
     if not found:
         raise InputError(f"{path}: no questions")
     if not any(one.answers for one in found):
@@ -128,7 +128,7 @@ def choices_of(questions: list[FreeQuestion]) -> dict[str, list[str]]:
     golds = defaultdict(list)
     for one in questions:
         golds[one.group] += one.answers[:1]
-    different = {group: sorted(set(of_group)) for group, of_group in golds.items()}
+    different = {group: sorted(set(answers)) for group, answers in golds.items()}
     return {group: found if 2 * len(found) <= len(golds[group]) else [] for group, found in different.items()}
 
 
@@ -152,7 +152,7 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({error})") from error
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({one_line(error)})") from error
 
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
@@ -189,7 +189,7 @@ def parsed(place: str, content: str) -> object:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} can't be read as JSON: {error}") from error
+        raise InputError(f"{place} can't be read as JSON: {one_line(error)}") from error
 
 
 def questions_in(place: str, item: object) -> Iterator[tuple[str, dict]]:
@@ -204,8 +204,8 @@ def questions_in(place: str, item: object) -> Iterator[tuple[str, dict]]:
         raise InputError(f"{place}: {inside!r} is not a list")
     outer = {key: value for key, value in item.items() if key != inside}
     for number, one in enumerate(item[inside], start=1):
-        of_one = f"{place}, {LISTS[inside]} {number}"
-        yield from questions_in(of_one, outer | one if isinstance(one, dict) else one)
+        inner_place = f"{place}, {LISTS[inside]} {number}"
+        yield from questions_in(inner_place, outer | one if isinstance(one, dict) else one)
 
 
 def text_in(place: str, cells: dict, column: str) -> str:

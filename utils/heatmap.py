@@ -70,7 +70,7 @@ def check(path: str, dataset: str | None) -> None:
         raise InputError(f"heatmap={path}: pip install matplotlib first, or name a file that ends in .html")
 
 
-def of_rows(texts: Iterable[str], rows: Iterable) -> Iterator[Shaded]:
+def shaded_rows(texts: Iterable[str], rows: Iterable) -> Iterator[Shaded]:
     """The texts with what a dump holds of each (utils.attention_dump.Row)."""
     for text, row in zip(texts, rows, strict=False):
         yield Shaded(text, row.offsets, row.values, ranks(row.values, np.array([0, len(row.values)])))
@@ -105,8 +105,8 @@ def first(texts: Iterable[Shaded], most_texts: int, most_characters: int) -> Ite
     for one in islice(texts, most_texts):
         if len(one.text) > room:
             inside = one.offsets[:, 1] <= room
-            of_tokens = one.offsets[inside], one.values[inside], None if one.ranks is None else one.ranks[inside]
-            one = Shaded(one.text[:room], *of_tokens, [variant[:room] for variant in one.variants])
+            token_parts = one.offsets[inside], one.values[inside], None if one.ranks is None else one.ranks[inside]
+            one = Shaded(one.text[:room], *token_parts, [variant[:room] for variant in one.variants])
         yield one
         room -= len(one.text)
         if room <= 0:

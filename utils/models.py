@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import init_empty_weights
@@ -17,9 +18,13 @@ from transformers.utils.logging import set_tqdm_hook
 
 from utils.adapters import adapter_base, check_base
 from utils.errors import InputError, one_line
+from utils.model_source import cannot_load, quiet_transformers, source
 from utils.processes import is_main_process, local_processes, processes
 from utils.progress import bar
-from utils.tokens import cannot_load, check_vocabulary, quiet_transformers, source
+from utils.tokenizer import check_vocabulary
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 # The arguments of `from_pretrained` that a configuration is found by.
 SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
@@ -62,8 +67,8 @@ def load_model(
         raise InputError(f"quant: {one_line(error)}") from error
     named = adapter_base(model)
     if named is not None:
-        of_base = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
-        return _with_adapter(model, base or named, _load_base(model, base or named, *of_base))
+        base_options = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
+        return _with_adapter(model, base or named, _load_base(model, base or named, *base_options))
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
@@ -142,8 +147,8 @@ def my_cards(count: int, process: int, processes: int) -> list[int]:
 def empty_model(arguments: Mapping[str, object]) -> PreTrainedModel:
     """A model of which the configuration alone was read, its weights on torch's meta device; the arguments are those of
     `from_pretrained`."""
-    of_source = {name: arguments[name] for name in SOURCE if name in arguments}
-    config = AutoConfig.from_pretrained(**of_source)
+    named_source = {name: arguments[name] for name in SOURCE if name in arguments}
+    config = AutoConfig.from_pretrained(**named_source)
     dtype = (config.dtype or torch.float32) if arguments["dtype"] == "auto" else arguments["dtype"]
     options = {name: arguments[name] for name in ("attn_implementation", "trust_remote_code") if name in arguments}
     with init_empty_weights():
@@ -244,6 +249,37 @@ def check_ends(adapted: PreTrainedModel) -> None:
             "the embedding and the vocabulary head of this model share their weights (tie_word_embeddings), and the "
             "adapter changes one of them, which is not supported; leave both out of its modules"
         )
+
+
+def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> PreTrainedModel:
+    """The model with a new adapter on it, whose weights alone are trained; without `lora` all of the model's own are.
+
+    name: the model's, which evaluate.py puts the adapter onto. Raises InputError where peft can't make the adapter.
+    """
+    from peft import get_peft_model
+
+    # cuDNN's attention makes NaN of gradients on an H100 or H200 where a masked batch is 64 tokens long, or 128 more or
+    # twice 128 and so on, and scores are very negative, as Qwen2.5's are (pytorch#196678).
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if lora is None:
+        # An adapter's base model was frozen.
+        for weight in model.parameters():
+            weight.requires_grad_(weight.is_floating_point())
+        return model
+    # Without peft's prepare_model_for_kbit_training: get_peft_model freezes the base model as well; the rest (norms and
+    # head in float32, forced checkpointing) makes 8 bit slower, and fails with several processes.
+    try:
+        adapted = get_peft_model(model, lora)
+    except Exception as error:  # a value of another type than peft expects can raise nearly anything
+        raise InputError(f"lora: {one_line(error)}") from error
+    check_ends(adapted)
+    # Of a .gguf file peft would keep the folder alone.
+    adapter = adapted.peft_config["default"]
+    adapter.base_model_name_or_path = name
+    for key, value in vars(adapter).items():
+        if isinstance(value, set):  # it would be saved in another order by each process
+            setattr(adapter, key, sorted(value))
+    return adapted
 
 
 def load_checkpoints(

@@ -105,8 +105,8 @@ def _dtype(code: object, align: object, copy: object) -> Dtype:
     return Dtype(code)
 
 
-def _reconstruct(of_class: object, shape: object, code: object) -> Array:
-    if (of_class, shape, code) != (_ndarray, (0,), b"b"):
+def _reconstruct(array_class: object, shape: object, code: object) -> Array:
+    if (array_class, shape, code) != (_ndarray, (0,), b"b"):
         raise Refused("it holds an array of another class than numpy's")
     return Array()  # whose state the pickle then sets
 

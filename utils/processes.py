@@ -38,7 +38,7 @@ def my_share(items: list) -> list:
     return items[state.process_index :: state.num_processes]
 
 
-def of_first(value: object) -> object:
+def broadcast(value: object) -> object:
     """The first process's value, in every process; none is ahead of it."""
     processes()
     return broadcast_object_list([value])[0]

@@ -77,7 +77,7 @@ def check_blanks(what: str, prompt: str, blank: str) -> None:
 
 def with_examples(examples: list[tuple[str, str]], prompt: str) -> str:
     """The examples, each a prompt, a space and its answer, and then the prompt; a blank line between them."""
-    return "\n\n".join([*(f"{of_example} {answer}" for of_example, answer in examples), prompt])
+    return "\n\n".join([*(f"{example_prompt} {answer}" for example_prompt, answer in examples), prompt])
 
 
 def labels(people: list[dict[str, str]]) -> list[str]:

@@ -126,9 +126,9 @@ def softmax_attention(
     scores = scores.view(batch, heads, queries, -1)
     scores[..., skipped:] += mask
     weights = torch.softmax(scores, dim=-1)
-    of_groups = weights.view(*grouped.shape[:2], -1).to(value.dtype)
+    grouped_weights = weights.view(*grouped.shape[:2], -1).to(value.dtype)
     # Values may be of another size than queries and keys (multi-head latent attention).
-    output = torch.bmm(of_groups, value.flatten(0, 1)).view(batch, heads, queries, -1)
+    output = torch.bmm(grouped_weights, value.flatten(0, 1)).view(batch, heads, queries, -1)
     return output.transpose(1, 2), weights
 
 
@@ -222,7 +222,7 @@ class ReceivedAttention:
                 counted[row, torch.from_numpy(places)] = True
             counted = counted.to(device)
         received = self(ids.to(device), mask.to(device), counted).numpy()
-        return [row[: len(of_text)] for row, of_text in zip(received, input_ids, strict=True)]
+        return [row[: len(text_ids)] for row, text_ids in zip(received, input_ids, strict=True)]
 
     def _attend(self, module, query, key, value, attention_mask, dropout=0.0, **kwargs):
         """One layer: query [batch, heads, T, size] -> output [batch, T, heads, size]; adds to the columns' sums."""

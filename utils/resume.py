@@ -52,6 +52,38 @@ KEPT_TRAINER = (
 )
 
 
+@dataclasses.dataclass
+class Earlier:
+    """What a run goes on from.
+
+    record: where the run's record is, or will be; made: what it says (see `read_resumed`), None where there is none;
+    checkpoint: the last that is whole, None to begin at the start; broken: those that are not whole, and will not be
+    gone on from.
+    """
+
+    record: Path
+    made: dict | None = None
+    checkpoint: str | None = None
+    broken: list[Path] = dataclasses.field(default_factory=list)
+
+
+def earlier_run(model_dir: Path, resume: bool, processes: int) -> Earlier:
+    """What lies in model_dir to go on from: nothing, unless `resume`.
+
+    Raises InputError where there are checkpoints without `resume`, or with it none of them that is whole.
+    """
+    record = model_dir / "run.json"
+    if not resume:
+        if any(model_dir.glob("checkpoint-*")):
+            raise InputError(
+                f"model_dir={model_dir}: already holds checkpoints; continue with resume=true, or use another folder"
+            )
+        return Earlier(record)
+    made = read_resumed(record) if record.is_file() else None
+    checkpoint, broken = checkpoint_to_resume(model_dir, made["processes"] if made else processes)
+    return Earlier(record, made, checkpoint, broken)
+
+
 def read_resumed(record: Path) -> dict:
     """What a run's record says of what it was trained on, and how."""
     try:
@@ -64,18 +96,23 @@ def read_resumed(record: Path) -> dict:
         ) from error
 
 
-def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, kinds: dict) -> None:
+def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
     """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
-    another number of processes than these. A default that is spelt out is the same setting.
+    another number of processes than these. A default that is spelt out is the same setting."""
+    record, made = earlier.record, earlier.made
+    if made is None:
+        return
+    # Slow to import, and needed for their defaults alone.
+    from peft import LoraConfig
+    from transformers import TrainingArguments
 
-    kinds: the libraries' dataclasses of the settings `trainer` and `lora`.
-    """
+    kinds = {"trainer": TrainingArguments, "lora": LoraConfig}
     try:
         before = made["config"]
         pairs = {key: (settings[key], before[key]) for key in KEPT}
         pairs |= {key: (settings[key], before.get(key)) for key in YOUNGER}
         for key, kept in (("trainer", KEPT_TRAINER), ("lora", None)):
-            now, then = (None if of[key] is None else defaults(kinds[key]) | of[key] for of in (settings, before))
+            now, then = (None if run[key] is None else defaults(kinds[key]) | run[key] for run in (settings, before))
             if now is None or then is None:
                 pairs[key] = settings[key], before[key]
             else:
@@ -90,6 +127,12 @@ def check_resumed(record: Path, made: dict, settings: dict, trained_on: dict, ki
             raise InputError(f"resume: {key} is {now} now but was {then} ({record})")
     if trained_on["texts_sha256"] != made["texts_sha256"]:
         raise InputError(f"resume: {settings['dataset']} has changed since the run began ({record})")
+
+
+def check_weights(earlier: Earlier, weights_sha256: str, model: str) -> None:
+    """Raise InputError where a run's record says that its model had other weights than these of `model`."""
+    if earlier.made is not None and earlier.made["weights_sha256"] != weights_sha256:
+        raise InputError(f"resume: model={model} has other weights than the run's model had ({earlier.record})")
 
 
 def defaults(kind) -> dict:

@@ -11,9 +11,9 @@ def characters(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return character, np.repeat(np.arange(len(spans)), lengths)
 
 
-def sums(of_character: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """int64 [n]: the sum over each span of what integers or booleans [characters] hold there."""
-    running = np.zeros(len(of_character) + 1, np.int64)
-    running[1:] = of_character
+def sums(values: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """int64 [n]: the sum over each span of values [characters], integers or booleans."""
+    running = np.zeros(len(values) + 1, np.int64)
+    running[1:] = values
     np.cumsum(running, out=running)
     return running[spans[:, 1]] - running[spans[:, 0]]

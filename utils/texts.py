@@ -108,11 +108,11 @@ ANOTHER_COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
 def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
     """row: the last that could be read of the CSV file, 0 for the header."""
     if isinstance(error, UnicodeDecodeError):
-        return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({error})")
+        return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({one_line(error)})")
     if '"' in str(error) or "unexpected end" in str(error):
         problem = "a quotation mark that is never closed, or not doubled within its text"
         return InputError(f"{path}: row {row + 1} has {problem}")
-    return InputError(f"{path}: row {row + 1} can't be read as CSV: {error}")
+    return InputError(f"{path}: row {row + 1} can't be read as CSV: {one_line(error)}")
 
 
 def check_width(path: str | Path, row: int, cells: dict) -> None:
@@ -132,7 +132,7 @@ def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
                     continue
                 cells = json.loads(text)
             except UnicodeDecodeError as error:
-                raise InputError(f"{place} is not UTF-8; save the file as UTF-8 ({error})") from error
+                raise InputError(f"{place} is not UTF-8; save the file as UTF-8 ({one_line(error)})") from error
             except (json.JSONDecodeError, RecursionError) as error:
                 raise InputError(
                     f"{place} is not JSON: {one_line(error)}; a .jsonl file has one object per line"
@@ -182,7 +182,7 @@ def _whole(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8 ({error})") from error
+        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8 ({one_line(error)})") from error
 
 
 def _squad(path: Path, column: str) -> Iterator[tuple[str, str]]:
@@ -217,7 +217,7 @@ def _entries(path: Path) -> Iterator[object]:
                     found.must_take("]")
                     break
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({error})") from error
+        raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({one_line(error)})") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not JSON, or {NOT_SQUAD} ({one_line(error)})") from error
 

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import biography, tokens, windows
 from utils.artifacts import whole_file
+from utils.model_source import context, load_config
+from utils.tokenizer import load_tokenizer
 
 
 def steps_an_epoch(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> int:
@@ -46,8 +48,8 @@ def steps_for_epochs(epochs: int, an_epoch: int, checkpoints: int) -> tuple[int,
 def lengths(model: str, texts: str, window: int | None, stride: int | None) -> list[int]:
     """How many tokens each text has that train.py makes of the file's: a long one's windows."""
     plain = [text for text, _ in biography.read(texts)]
-    encoded = tokens.encode(tokens.load_tokenizer(model), plain, prepend_bos="tokenizer")
-    window = windows.size(window, tokens.context(tokens.load_config(model)), model)
+    encoded = tokens.encode(load_tokenizer(model), plain, prepend_bos="tokenizer")
+    window = windows.size(window, context(load_config(model)), model)
     return [len(cut.places) for encoded_text in encoded for cut in windows.windows(encoded_text, window, stride)]
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from utils import biography, dropout, tokens
 from utils.attention_dump import read_dump
 from utils.contrast import weights_of
+from utils.tokenizer import load_tokenizer
 from workflow.table import augmentation_of, dump_of, shown_by
 
 
@@ -12,7 +13,7 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     """{"settings": what was asked for, "tokens": the first text's tokens, "arms": {arm: keep-probability of each}};
     `folder` holds the dumps."""
     plain, _ = next(biography.read(config["dataset"]))
-    tokenizer = tokens.load_tokenizer(config["trained"])
+    tokenizer = load_tokenizer(config["trained"])
     encoded = tokens.encode(tokenizer, [plain], "tokenizer")
     offsets, bounds = tokens.end_to_end(encoded)
     codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)

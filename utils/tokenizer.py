@@ -1,0 +1,98 @@
+"""A model's tokenizer: how it is loaded, what identifies it, what is wrong with it. Needs no torch."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.adapters import adapter_base, check_base
+from utils.errors import InputError
+from utils.model_source import cannot_load, quiet_transformers, source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None = None) -> "PreTrainedTokenizerFast":
+    """The model's tokenizer, with a padding token if it has any special one.
+
+    An adapter's folder without one gives that of the base model that it names, or of `base`.
+    Raises InputError where it can't be had or gives no character offsets.
+    """
+    from transformers import AutoTokenizer
+
+    named = adapter_base(model)
+    if named is not None:
+        check_base(model, base or named)
+        if not has_tokenizer(model):
+            return load_tokenizer(base or named, trust_remote_code)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(**source(model), trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise cannot_load("tokenizer", model, error) from error
+    if not tokenizer.is_fast:
+        raise InputError(f"model={model}: its tokenizer is a slow one, without character offsets; a fast one is needed")
+    check_template(tokenizer, model)
+    if tokenizer.pad_token is None:
+        # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def has_tokenizer(adapter: str) -> bool:
+    return (Path(adapter).expanduser() / "tokenizer_config.json").is_file()
+
+
+def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
+    """Raise InputError where the template of special tokens names one that it does not define: that would abort."""
+    processor = tokenizer.backend_tokenizer.post_processor
+    described = json.loads(processor.__getstate__()) if processor else {}
+    for part in [described, *described.get("processors", [])]:
+        pieces = [*part.get("single", []), *part.get("pair", [])] if part.get("type") == "TemplateProcessing" else []
+        for piece in pieces:
+            named = piece.get("SpecialToken", {}).get("id")
+            if named is not None and named not in part["special_tokens"]:
+                raise InputError(f"model={model}: its tokenizer.json puts {named} around a text and does not define it")
+
+
+def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
+    """Raise InputError where the adapter's own tokenizer numbers its tokens otherwise than the base model's."""
+    if not has_tokenizer(adapter):
+        return
+    try:
+        base_tokenizer = load_tokenizer(base, trust_remote_code)
+    except InputError:
+        return  # weights without a tokenizer
+    found = []
+    for tokenizer in (load_tokenizer(adapter, trust_remote_code, base), base_tokenizer):
+        # Added tokens may be the adapter's own, or a chat's.
+        plain = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()
+        found.append({number: token for token, number in plain})
+    own, other = found
+    differ = [number for number in sorted(own.keys() & other.keys()) if own[number] != other[number]]
+    if differ:
+        raise InputError(
+            f"{adapter}: the adapter's vocabulary is not that of {base} (token {differ[0]} is {own[differ[0]]!r} and "
+            f"{other[differ[0]]!r}); give the base model that it was trained on"
+        )
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """A hash of what decides how a text is cut: vocabulary, merges, normalizer, pre-tokenizer, added tokens.
+
+    The special tokens that are put around a text (the post-processor) and padding are no part of it: they
+    are not in a dump, and a model's base and chat forms often differ in nothing else.
+    """
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    cut = {key: rules.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    cut["added_tokens"] = sorted(token["content"] for token in rules.get("added_tokens", []) if not token["special"])
+    return hashlib.sha256(json.dumps(cut, sort_keys=True).encode()).hexdigest()
+
+
+def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:
+    """Give the tokenizer another padding token if the model's embedding has no row for the one that it has; none if it
+    has no other special token that the model knows."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        known = (token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) < rows)
+        tokenizer.pad_token = next(known, None)

@@ -1,0 +1,104 @@
+"""What a model is trained on: texts made into examples, and how a batch of these is laid out.
+
+torch and transformers, which take seconds to import, are imported by the functions that need them.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils import tokens, windows
+from utils.errors import InputError
+from utils.tokenizer import pad_within
+
+if TYPE_CHECKING:
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        DataCollatorWithFlattening,
+        PreTrainedModel,
+        PreTrainedTokenizerFast,
+    )
+
+IGNORED = -100
+"""The label of a token that has no loss, to torch and transformers."""
+
+
+def training_examples(
+    tokenizer: "PreTrainedTokenizerFast",
+    texts: list[str],
+    window: int | None,
+    stride: int | None,
+    loss_on_blanks: bool,
+    rows: int,
+    dataset: str,
+) -> tuple[list[dict[str, list[int]]], int]:
+    """The texts as examples, in their order, and how many of the texts are cut. A text of more than `window` tokens
+    gives several examples, its windows (utils.windows).
+
+    An example of t tokens is {"input_ids": t ids, "labels": t ids or -100}: the token's id again where the token counts
+    in the loss, -100 where it does not. Each of a text's tokens counts in one of its windows, but for the first, which
+    nothing predicts, and, unless `loss_on_blanks`, for those of white space alone.
+
+    rows: of the model's embedding. Raises InputError, naming the row of `dataset`, where a token's id is beyond them.
+    """
+    examples, cut = [], 0
+    encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
+    for row, (plain, encoded_text) in enumerate(zip(texts, encoded, strict=True), start=1):
+        tokens.check_ids(encoded_text, rows, f"{dataset}: row {row}")
+        ids = np.array(encoded_text.input_ids)
+        to_learn = ids.copy()
+        if not loss_on_blanks:
+            for position, (start, end) in zip(encoded_text.positions, encoded_text.offsets, strict=True):
+                if plain[start:end].isspace():
+                    to_learn[position] = IGNORED
+        text_windows = windows.windows(encoded_text, window, stride)
+        cut += len(text_windows) > 1
+        for places, _, learns in text_windows:
+            # Nothing predicts the first token; some models would count it all the same in the mean over the batch.
+            labels = np.full(len(places), IGNORED)
+            labels[learns] = to_learn[places[learns]]
+            examples.append({"input_ids": ids[places].tolist(), "labels": labels.tolist()})
+    return examples, cut
+
+
+def padding_collator(tokenizer: "PreTrainedTokenizerFast", rows: int, model: str) -> "DataCollatorForSeq2Seq":
+    """What pads a batch's examples to the longest, with a token for which the model's embedding of so many rows has
+    one. InputError where the tokenizer has none."""
+    from transformers import DataCollatorForSeq2Seq
+
+    pad_within(tokenizer, rows)
+    if tokenizer.pad_token is None:
+        raise InputError(f"model={model}: its tokenizer has no special token to pad with; use packing=true")
+    # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.
+    return DataCollatorForSeq2Seq(tokenizer)
+
+
+def packing_collator(language_model: "PreTrainedModel", examples: list[dict]) -> "DataCollatorWithFlattening":
+    """What lays a batch's examples end to end. InputError where the main process finds that the model lets them see
+    each other."""
+    from transformers import DataCollatorWithFlattening
+
+    from utils.processes import is_main_process
+
+    collator = DataCollatorWithFlattening()
+    if is_main_process():
+        check_packing(language_model.eval(), collator, examples[:2])
+    return collator
+
+
+def check_packing(language_model: "PreTrainedModel", collator, examples: list[dict]) -> None:
+    """Raise InputError where texts laid end to end see each other: not every architecture keeps them apart."""
+    import torch
+
+    def logits(some_examples: list[dict]) -> torch.Tensor:
+        batch = collator(some_examples)
+        fed = {key: batch[key].to(language_model.device) for key in ("input_ids", "position_ids")}
+        return language_model(**fed, use_cache=False).logits[0].float()
+
+    with torch.inference_mode():
+        packed, apart = logits(examples), torch.cat([logits([example]) for example in examples])
+    # bfloat16 moves logits by less than a hundredth of their spread, other texts in sight by a tenth and more.
+    if (packed - apart).abs().mean() > 0.05 * apart.std():
+        raise InputError(
+            f"packing: a model of type {language_model.config.model_type} mixes the texts; use packing=false"
+        )
