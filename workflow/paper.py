@@ -1,6 +1,6 @@
 """The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on.
 
-python workflow/paper.py
+python -m workflow.paper
 """
 
 import sys
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.artifacts import whole_file
 from utils.errors import InputError

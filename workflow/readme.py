@@ -1,16 +1,13 @@
 """The tables of README.md and results/README.md, between `<!-- results/NAME/table.md: SECTION -->` and `<!-- end -->`;
 the first of README.md, `methods`, likewise between `<!-- results/paper/table2.csv: methods -->` and the same.
 
-python workflow/readme.py
+python -m workflow.readme
 """
 
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.artifacts import whole_file
 
@@ -39,21 +36,23 @@ FIELDS = ["university", "company"]
 
 
 def methods() -> str:
-    """Exact match / F1 in per cent: of the paper's Llama 3 8B and our Qwen2.5-Coder 0.5B in Table 2, and of the latter's
-    five fields."""
-    paper = pd.read_csv(ROOT / "results/paper/table2.csv")
-    table = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").query("evaluation == 'questions, chosen on the others'")
+    """Exact match / F1 in per cent: of the paper's Llama 3 8B and our Qwen2.5-Coder 0.5B in Table 2, and of the
+    latter's five fields."""
+    paper = pd.read_csv(ROOT / "results/paper/table2.csv").set_index(["model", "arm", "field", "measure"]).sort_index()
+    ours = (
+        pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").set_index(["evaluation", "arm", "measure"]).sort_index()
+    )
     rows = []
     for method, arm in METHODS.items():
         row = {"trained on": method}
-        for of, model, numbers in (
+        for where, model, numbers in (
             ("paper", "Llama 3 8B", "published"),
             ("here", "Qwen2.5-Coder 0.5B", "chosen on the others"),
         ):
             for field in FIELDS:
-                found = paper.query("model == @model and arm == @arm and field == @field").set_index("measure")[numbers]
-                row[f"{of}: {field}"] = f"{100 * found['exact_match']:.0f} / {100 * found['f1']:.0f}"
-        means = table[table["arm"] == arm].set_index("measure")["mean"]
+                found = paper[numbers][model, arm, field]
+                row[f"{where}: {field}"] = f"{100 * found['exact_match']:.0f} / {100 * found['f1']:.0f}"
+        means = ours["mean"]["questions, chosen on the others", arm]
         row["here: five fields"] = f"{means['exact_match']:.0f} / {means['f1']:.0f}"
         rows.append(row)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

@@ -1,10 +1,14 @@
-"""One text's keep-probabilities, token by token, under each arm of a table."""
+"""One text's keep-probabilities, token by token, under each arm of a table (rule keep_probabilities)."""
+
+from pathlib import Path
 
 import numpy as np
 
 from utils import biography, dropout, tokens
+from utils.artifacts import write_json
 from utils.attention_dump import read_dump
 from utils.contrast import weights_of
+from workflow.logs import logged
 from workflow.table import augmentation_of, dump_of, shown_by
 
 
@@ -28,3 +32,9 @@ def keep_probabilities(config: dict, folder: str) -> dict:
             keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
     return {"settings": shown_by(config), "tokens": [plain[start:end] for start, end in offsets], "arms": arms}
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):
+        kept = keep_probabilities(snakemake.params.config, snakemake.params.dumps)
+        write_json(Path(snakemake.output[0]), kept)
