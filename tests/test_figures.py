@@ -22,9 +22,10 @@ from tests.test_received_attention import from_maps, maps_of
 from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import figures, one_field, ranks
+from workflow import figures, ranks
 from workflow.figures import pyplot
 from workflow.ranks import COLUMNS, CONDITIONS, FIELDS
+from workflow.scripts import one_field
 
 TEXTS = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
 
@@ -126,14 +127,14 @@ def test_what_cannot_be_tagged_alone_is_one_line(tmp_path):
         one_field.one_field("<ci<name>ty</name>> <date>May</date> </city>", "date")
     path = tmp_path / "texts.csv"
     path.write_text(f'text\n"{TAGGED}"\n')
-    command = [sys.executable, "workflow/one_field.py", str(path), "major", "", str(tmp_path / "out.csv")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, f"{path}: row 1: no <major>, which the figures look at\n")
+    with pytest.raises(InputError, match=f"^{path}: row 1: no <major>, which the figures look at$"):
+        one_field.main(path, "major", "", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with five people, two tiny models and their dumps, as the rules of workflow/figures.smk make them."""
+    """A folder with five people, two tiny models and their dumps, as the rules of figures.smk make them."""
     folder = tmp_path_factory.mktemp("work")
     models = [tiny.save(folder / f"{size}_model", "llama", seed=seed) for seed, size in enumerate(("small", "large"))]
     with open(folder / "texts.csv", "w", newline="", encoding="utf-8") as opened:
@@ -395,7 +396,7 @@ def clone(workplace):
 @pytest.fixture
 def snakemake(clone):
     """`make figures`, its first command."""
-    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "workflow/figures.smk" in line]
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "conf/figures.yaml" in line]
     command = line.strip().replace("$(shell nproc)", "1").split()[1:]
 
     def run(*arguments: str, code: int = 0) -> str:

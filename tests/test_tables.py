@@ -27,8 +27,9 @@ from tests.conftest import ROOT, squad
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
-from workflow.keep import keep_probabilities
+from workflow import check, choice, pictures, summary
+from workflow.scripts import budget, control_weights, scratch_models, trim
+from workflow.scripts.keep_probabilities import keep_probabilities
 from workflow.table import augmentation_of, on_command_line, settings_of, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
@@ -637,7 +638,7 @@ def test_control_weights(tmp_path, control):
     dataset = tmp_path / "texts.csv"
     dataset.write_text(f'text\n"{tagged}"\n')
     attention_dump.write(dump, tmp_path / "difference")
-    control_weights.main(control, str(tmp_path / "difference"), str(dataset), "1", str(tmp_path / "out.pkl"))
+    control_weights.main(control, str(tmp_path / "difference"), str(dataset), 1, str(tmp_path / "out.pkl"))
     made = attention_dump.read_dump(tmp_path / "out")
     assert made.text_sha256 == dump.text_sha256
     np.testing.assert_array_equal(made.offsets, dump.offsets)
