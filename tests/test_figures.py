@@ -286,7 +286,7 @@ def test_the_bars_are_the_shares():
 
 def test_everything_drawn_can_be_told_apart_without_colour():
     """As it is drawn, in grey: lighter or darker by an eighth of the way from black to white, or of another hatch."""
-    looks = figures.looks([f"word {number}" for number in range(len(figures.OF_WORDS))])
+    looks = figures.looks([f"word {number}" for number in range(len(figures.WORD_LOOKS))])
     assert len(looks) == 7 + 10 + 2
     figure = pyplot.figure(figsize=(len(looks), 1), dpi=100)
     for number, look in enumerate(looks.values()):

@@ -476,7 +476,7 @@ def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
     chosen = choice.choose(config, results)
     runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"] = []
-    assert summary.of_runs(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
+    assert summary.what_was_trained_on(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
         arm: arm == "random" for arm in ARMS
     }
     pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
@@ -536,7 +536,7 @@ def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
     for folder, text in zip(folders, (measured, measured.replace("-4", "-5")), strict=True):
         folder.mkdir()
         (folder / "predictions.csv").write_text(header + text)
-    found = summary.of_fields(folders, "log_likelihood")
+    found = summary.scores_by_field(folders, "log_likelihood")
     assert {field: values.tolist() for field, values in found.items()} == {
         "city": [[-1, -2], [-1, -2]],
         "date": [[-4], [-5]],
@@ -704,9 +704,9 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
         assert len(found) == len(people)
         # Sums of float64 in another order.
         assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
-        assert {field: values.mean() for field, values in summary.of_fields([folder], "f1").items()} == pytest.approx(
-            {"city": expected["f1"]}
-        )
+        assert {
+            field: values.mean() for field, values in summary.scores_by_field([folder], "f1").items()
+        } == pytest.approx({"city": expected["f1"]})
         assert summary.read_answers(folder)["prediction"].tolist() == ["half\rof it"] * 5
 
 

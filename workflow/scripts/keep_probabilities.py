@@ -24,12 +24,12 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     arms = {}
     for arm in config["arms"]:
         dump = dump_of(config, arm, config["seeds"][0])
-        of_arm = {"alpha": 1.0, "rank_unit": "token"} | augmentation_of(config, arm)
+        keys = {"alpha": 1.0, "rank_unit": "token"} | augmentation_of(config, arm)
         if dump:
             weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
-            keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"], of_arm["rank_unit"])
+            keep = dropout.keep_by_rank(weights, bounds, keys["alpha"], keys["beta"], keys["rank_unit"])
         else:
-            keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
+            keep = dropout.keep_all_alike(len(offsets), keys["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
     return {"settings": shown_by(config), "tokens": [plain[start:end] for start, end in offsets], "arms": arms}
 
