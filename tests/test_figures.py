@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import save_attention
 from tests import tiny
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SNAKEMAKE
 from tests.test_received_attention import from_maps, maps_of
 from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row
@@ -401,7 +400,7 @@ def snakemake(clone):
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *command, *arguments],
+            [SNAKEMAKE, *command, *arguments],
             cwd=clone,
             capture_output=True,
             text=True,

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch.utils.data import BatchSampler
 from data import draw_paragraphs
 from demo.fetch_models import SOURCES
 from tests import tiny
-from tests.conftest import ROOT, squad
+from tests.conftest import ROOT, SNAKEMAKE, squad
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
@@ -56,7 +55,8 @@ def clone(workplace):
 @pytest.fixture(scope="module")
 def snakemake(clone):
     def run(*arguments: str, code: int = 0, name: str = "smoke") -> str:
-        command = [sys.executable, "-m", "snakemake", "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
+        # Not `python -m snakemake`, which finds modules in its working directory.
+        command = [SNAKEMAKE, "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
         done = subprocess.run([*command, *arguments], cwd=clone, capture_output=True, text=True, timeout=1200)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
