@@ -22,18 +22,18 @@ picture: models
 TABLE ?= biographies_scratch
 tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
-	.venv/bin/python workflow/readme.py
+	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/$(shell sed -n 's/^table: *//p' conf/tables/$(TABLE).yaml)/*.png
 
 # The paper's Figures 1 to 3: a quarter of an hour without results/figures/ (and the two models), seconds with it.
 figures: .venv/installed
-	.venv/bin/snakemake --snakefile workflow/figures.smk --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
-	.venv/bin/python workflow/readme.py
+	.venv/bin/snakemake --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
+	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/figures/*.png
 
 # The paper's Tables 1 to 3, its numbers beside those of the tables paper_* that have been run: seconds.
 paper: .venv/installed
-	.venv/bin/python workflow/paper.py
+	.venv/bin/python -m workflow.paper
 
 # A table of tiny random models: minutes.
 smoke: .venv/installed

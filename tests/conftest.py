@@ -30,6 +30,9 @@ def pytest_configure(config) -> None:
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# As it is typed.
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
 
 def squad(paragraphs: int) -> dict:
     """SQuAD's JSON, in two articles. Of each five paragraphs the first is asked about once, the second twice and so on;

@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -17,15 +16,16 @@ from transformers import AutoModelForCausalLM
 
 import save_attention
 from tests import tiny
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SNAKEMAKE
 from tests.test_received_attention import from_maps, maps_of
 from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from utils.tokenizer import load_tokenizer
-from workflow import figures, one_field, ranks
+from workflow import figures, ranks
 from workflow.figures import pyplot
 from workflow.ranks import COLUMNS, CONDITIONS, FIELDS
+from workflow.scripts import one_field
 
 TEXTS = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
 
@@ -127,14 +127,14 @@ def test_what_cannot_be_tagged_alone_is_one_line(tmp_path):
         one_field.one_field("<ci<name>ty</name>> <date>May</date> </city>", "date")
     path = tmp_path / "texts.csv"
     path.write_text(f'text\n"{TAGGED}"\n')
-    command = [sys.executable, "workflow/one_field.py", str(path), "major", "", str(tmp_path / "out.csv")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, f"{path}: row 1: no <major>, which the figures look at\n")
+    with pytest.raises(InputError, match=f"^{path}: row 1: no <major>, which the figures look at$"):
+        one_field.main(path, "major", "", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with five people, two tiny models and their dumps, as the rules of workflow/figures.smk make them."""
+    """A folder with five people, two tiny models and their dumps, as the rules of figures.smk make them."""
     folder = tmp_path_factory.mktemp("work")
     models = [tiny.save(folder / f"{size}_model", "llama", seed=seed) for seed, size in enumerate(("small", "large"))]
     with open(folder / "texts.csv", "w", newline="", encoding="utf-8") as opened:
@@ -286,7 +286,7 @@ def test_the_bars_are_the_shares():
 
 def test_everything_drawn_can_be_told_apart_without_colour():
     """As it is drawn, in grey: lighter or darker by an eighth of the way from black to white, or of another hatch."""
-    looks = figures.looks([f"word {number}" for number in range(len(figures.OF_WORDS))])
+    looks = figures.looks([f"word {number}" for number in range(len(figures.WORD_LOOKS))])
     assert len(looks) == 7 + 10 + 2
     figure = pyplot.figure(figsize=(len(looks), 1), dpi=100)
     for number, look in enumerate(looks.values()):
@@ -396,12 +396,12 @@ def clone(workplace):
 @pytest.fixture
 def snakemake(clone):
     """`make figures`, its first command."""
-    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "workflow/figures.smk" in line]
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "conf/figures.yaml" in line]
     command = line.strip().replace("$(shell nproc)", "1").split()[1:]
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *command, *arguments],
+            [SNAKEMAKE, *command, *arguments],
             cwd=clone,
             capture_output=True,
             text=True,

@@ -12,7 +12,8 @@ from torch.utils.data import BatchSampler
 
 from tests.conftest import ROOT
 from utils import artifacts
-from workflow import budget, check, choice, intervals, paper
+from workflow import check, choice, intervals, paper
+from workflow.scripts import budget
 from workflow.table import runs, settings_of, shown_by
 
 FIELDS = ["date", "city", "university", "major", "company"]

@@ -51,10 +51,9 @@ def test_the_readme_is_short():
 
 def test_the_file_table_names_every_module():
     table = (ROOT / "docs/files.md").read_text(encoding="utf-8")
-    folders = [ROOT / name for name in ("utils", "workflow")]
-    for path in [*ROOT.glob("*.py"), *(ROOT / "demo").glob("*.*"), *(file for f in folders for file in f.glob("*.py"))]:
-        if path.name != "__init__.py":
-            assert path.name in table, path.name
+    for pattern in ("*.py", "demo/*.*", "utils/*.py", "workflow/**/*.py", "workflow/rules/*.smk"):
+        for path in ROOT.glob(pattern):
+            assert path.name in table or path.name == "__init__.py", path.name
 
 
 @pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.parent.name)

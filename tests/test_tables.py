@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,13 @@ from torch.utils.data import BatchSampler
 from data import draw_paragraphs
 from demo.fetch_models import SOURCES
 from tests import tiny
-from tests.conftest import ROOT, squad
+from tests.conftest import ROOT, SNAKEMAKE, squad
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
-from workflow import budget, check, choice, control_weights, pictures, scratch_models, summary, trim
-from workflow.keep import keep_probabilities
+from workflow import check, choice, pictures, summary
+from workflow.scripts import budget, control_weights, scratch_models, trim
+from workflow.scripts.keep_probabilities import keep_probabilities
 from workflow.table import augmentation_of, on_command_line, settings_of, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
@@ -55,7 +55,8 @@ def clone(workplace):
 @pytest.fixture(scope="module")
 def snakemake(clone):
     def run(*arguments: str, code: int = 0, name: str = "smoke") -> str:
-        command = [sys.executable, "-m", "snakemake", "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
+        # Not `python -m snakemake`, which finds modules in its working directory.
+        command = [SNAKEMAKE, "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
         done = subprocess.run([*command, *arguments], cwd=clone, capture_output=True, text=True, timeout=1200)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -475,7 +476,7 @@ def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
     chosen = choice.choose(config, results)
     runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"] = []
-    assert summary.of_runs(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
+    assert summary.what_was_trained_on(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
         arm: arm == "random" for arm in ARMS
     }
     pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")
@@ -535,7 +536,7 @@ def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
     for folder, text in zip(folders, (measured, measured.replace("-4", "-5")), strict=True):
         folder.mkdir()
         (folder / "predictions.csv").write_text(header + text)
-    found = summary.of_fields(folders, "log_likelihood")
+    found = summary.scores_by_field(folders, "log_likelihood")
     assert {field: values.tolist() for field, values in found.items()} == {
         "city": [[-1, -2], [-1, -2]],
         "date": [[-4], [-5]],
@@ -637,7 +638,7 @@ def test_control_weights(tmp_path, control):
     dataset = tmp_path / "texts.csv"
     dataset.write_text(f'text\n"{tagged}"\n')
     attention_dump.write(dump, tmp_path / "difference")
-    control_weights.main(control, str(tmp_path / "difference"), str(dataset), "1", str(tmp_path / "out.pkl"))
+    control_weights.main(control, str(tmp_path / "difference"), str(dataset), 1, str(tmp_path / "out.pkl"))
     made = attention_dump.read_dump(tmp_path / "out")
     assert made.text_sha256 == dump.text_sha256
     np.testing.assert_array_equal(made.offsets, dump.offsets)
@@ -703,9 +704,9 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
         assert len(found) == len(people)
         # Sums of float64 in another order.
         assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
-        assert {field: values.mean() for field, values in summary.of_fields([folder], "f1").items()} == pytest.approx(
-            {"city": expected["f1"]}
-        )
+        assert {
+            field: values.mean() for field, values in summary.scores_by_field([folder], "f1").items()
+        } == pytest.approx({"city": expected["f1"]})
         assert summary.read_answers(folder)["prediction"].tolist() == ["half\rof it"] * 5
 
 

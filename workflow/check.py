@@ -206,8 +206,8 @@ def check_budget(config: dict) -> None:
     missing = [key for key in BUDGETS[1] if key not in epochs]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
-    of_arms = {f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]}
-    for key, epochs in ({"epochs": config["epochs"]} | of_arms).items():
+    arms_epochs = {f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]}
+    for key, epochs in ({"epochs": config["epochs"]} | arms_epochs).items():
         check_value(key, epochs, integer(1))
         if epochs % config["checkpoints"]:
             raise InputError(
@@ -231,8 +231,8 @@ def check_budget(config: dict) -> None:
     for evaluation in config["evaluations"]:
         count = count_asked(settled(config, evaluation))
         if config["reported"] >= count:
-            of_people = asked_about(config, evaluation) == "people"
-            asks = f"asks {count} people, of whom" if of_people else f"asks about {count} paragraphs, of which"
+            about_people = asked_about(config, evaluation) == "people"
+            asks = f"asks {count} people, of whom" if about_people else f"asks about {count} paragraphs, of which"
             which = f"evaluations.{evaluation} {asks} some must be left to choose on"
             raise InputError(f"reported={config['reported']}: {which}")
 
@@ -282,8 +282,8 @@ def check_results(config: dict, results: Path) -> None:
         made = json.loads(path.read_text(encoding="utf-8"))
         parts = path.relative_to(results).parts
         if path.name == "metrics.json":
-            of_untrained = parts[0] == "untrained"
-            needed = asked[parts[1]] | {"model": config["trained"]} if of_untrained else asked[parts[2]]
+            is_untrained = parts[0] == "untrained"
+            needed = asked[parts[1]] | {"model": config["trained"]} if is_untrained else asked[parts[2]]
             # A key that is younger than the results was at its default.
             found = {key: made["config"].get(key, value) for key, value in needed.items()}
             found["prompts"] = RENAMED.get(found["prompts"], found["prompts"])

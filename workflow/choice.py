@@ -70,10 +70,10 @@ def choose(config: dict, results: Path) -> Chosen:
     chosen: Chosen = {way: {} for way in ways_of(config)}
     for arm in config["arms"]:
         scores = {candidate: means(config, results, arm, *candidate) for candidate in candidates}
-        for way, of_way in chosen.items():
-            of_arm = {candidate: score[way] for candidate, score in scores.items()}
+        for way, choices in chosen.items():
+            by_candidate = {candidate: score[way] for candidate, score in scores.items()}
             # The first of the highest.
-            of_way[arm] = max(of_arm, key=of_arm.get)
+            choices[arm] = max(by_candidate, key=by_candidate.get)
     return chosen
 
 
@@ -84,19 +84,16 @@ def means(config: dict, results: Path, arm: str, rate: float | None, part: int) 
     answers = [read_answers(folder) for folder in folders]
     return {
         # Rounded, so that equals are equal in whatever order they were summed.
-        way: [
-            round(float(np.mean([about(of_one, people)[measure].mean() for of_one in answers])), 6)
-            for measure in DECIDES
-        ]
+        way: [round(float(np.mean([about(one, people)[measure].mean() for one in answers])), 6) for measure in DECIDES]
         for way, people in ways_of(config).items()
     }
 
 
 def asked(config: dict, chosen: Chosen) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
     """For each evaluation and way of choosing its heading, the evaluation, and each arm's folders, seed by seed."""
-    for evaluation, (way, of_way) in itertools.product(config["evaluations"], chosen.items()):
+    for evaluation, (way, choices) in itertools.product(config["evaluations"], chosen.items()):
         folders = {
             arm: [asked_of(run_of(arm, seed, rate), evaluation, part) for seed in config["seeds"]]
-            for arm, (rate, part) in of_way.items()
+            for arm, (rate, part) in choices.items()
         }
         yield ", ".join(filter(None, (evaluation, way))), evaluation, folders

@@ -54,8 +54,8 @@ LOOKS = {
     "Text:": Look("#000000", "", "white"),
 }
 WHITE, DARK = "#FFFFFF", "#404040"
-OF_WORDS = [Look(WHITE, hatch, "black") for hatch in ("\\\\\\\\", "----", "||||", "++++", "ooo", "***")]
-OF_WORDS += [Look(DARK, hatch, "white") for hatch in ("**", "--", "\\\\", "oo")]
+WORD_LOOKS = [Look(WHITE, hatch, "black") for hatch in ("\\\\\\\\", "----", "||||", "++++", "ooo", "***")]
+WORD_LOOKS += [Look(DARK, hatch, "white") for hatch in ("**", "--", "\\\\", "oo")]
 REST = {"other words": Look("#A6A6A6", "", "white"), "no token": Look(WHITE, "", "white")}
 
 CONDITION_TITLES = {"plain": "texts as they are", "text_first": "“Text: ” put first"}
@@ -67,7 +67,7 @@ PAPERS = [("#ABABAB", "o:"), ("#5F5F5F", "o-"), ("#ABABAB", "D:"), ("#5F5F5F", "
 
 def looks(words: list[str]) -> dict[str, Look]:
     """What each thing looks like, in the order in which they are stacked."""
-    return LOOKS | dict(zip(words, OF_WORDS, strict=False)) | REST
+    return LOOKS | dict(zip(words, WORD_LOOKS, strict=False)) | REST
 
 
 def save(figure, path: Path) -> None:
@@ -80,18 +80,18 @@ def save(figure, path: Path) -> None:
 
 def composition(shares: pd.DataFrame, words: list[str], title: str):
     """The figure: a row for each condition, a panel for each field, a stacked bar for each rank."""
-    of_things = looks(words)
+    thing_looks = looks(words)
     conditions = list(dict.fromkeys(shares["condition"]))
     size = (11, 2.6 * len(conditions) + 0.5)
     figure, panels = pyplot.subplots(len(conditions), len(FIELDS), figsize=size, squeeze=False, sharey=True)
     drawn = {}
-    for of_row, condition in zip(panels, conditions, strict=True):
-        for panel, field in zip(of_row, FIELDS, strict=True):
-            of_panel = shares[(shares["condition"] == condition) & (shares["field"] == field)]
-            table = of_panel.pivot(index="what", columns="rank", values="share").fillna(0.0)
+    for row, condition in zip(panels, conditions, strict=True):
+        for panel, field in zip(row, FIELDS, strict=True):
+            panel_shares = shares[(shares["condition"] == condition) & (shares["field"] == field)]
+            table = panel_shares.pivot(index="what", columns="rank", values="share").fillna(0.0)
             table = table.reindex(columns=range(1, RANKS + 1), fill_value=0.0)
             bottom = np.zeros(RANKS)
-            for thing, look in of_things.items():
+            for thing, look in thing_looks.items():
                 if thing not in table.index:
                     continue
                 bars = panel.bar(
@@ -112,14 +112,14 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
             panel.tick_params(labelsize=8, pad=2)
             panel.set_xlim(0.4, RANKS + 0.6)
             panel.set_ylim(0, 100)
-        of_row[0].set_ylabel(f"{CONDITION_TITLES[condition]}\nshare of the people, %")
+        row[0].set_ylabel(f"{CONDITION_TITLES[condition]}\nshare of the people, %")
     for panel, field in zip(panels[0], FIELDS, strict=True):
         panel.set_title(f"query: before the {field}", fontsize=9.5)
     for panel in panels[-1]:
         panel.set_xlabel("rank (1: highest)", fontsize=9)
     figure.suptitle(title, fontsize=12)
     # As they are stacked, the lowest last.
-    shown = [thing for thing in reversed(of_things) if thing in drawn]
+    shown = [thing for thing in reversed(thing_looks) if thing in drawn]
     names = [
         "(no token left)" if thing == "no token" else thing if thing[0] == "<" or thing in REST else f"“{thing}”"
         for thing in shown
@@ -144,11 +144,11 @@ def distances(dataset: str) -> dict[str, float]:
     found = {field: [] for field in FIELDS}
     for row, tagged in enumerate(biography.read_texts(dataset), start=1):
         plain, spans = biography.field_spans(tagged)
-        for field, of_field in found.items():
+        for field, counts in found.items():
             if "name" not in spans or field not in spans or spans[field][0] < spans["name"][1]:
                 raise InputError(f"{dataset}: row {row} has no <{field}> after a <name>, which Figure 1 measures from")
-            of_field.append(len(plain[spans["name"][1] : spans[field][0]].split()))
-    return {field: float(np.mean(of_field)) for field, of_field in found.items()}
+            counts.append(len(plain[spans["name"][1] : spans[field][0]].split()))
+    return {field: float(np.mean(counts)) for field, counts in found.items()}
 
 
 def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> list[dict]:
@@ -164,7 +164,7 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
     rows = []
     for field in FIELDS:
         for measure in ("exact_match", "f1"):
-            scores = np.stack([of_seed[of_seed["field"] == field][measure].to_numpy() for of_seed in answers])
+            scores = np.stack([one[one["field"] == field][measure].to_numpy() for one in answers])
             low, high = intervals.interval(scores)
             row = {"line": line, "field": field, "words_from_name": apart[field], "measure": measure}
             rows.append(row | {"mean": float(scores.mean()), "low": low, "high": high})
@@ -176,9 +176,9 @@ def paper_scores(apart: dict[str, float]) -> list[dict]:
     return [
         {"line": f"{model} (the paper)", "field": field, "words_from_name": apart[field], "measure": measure}
         | {"mean": float(score), "low": None, "high": None}
-        for model, of_model in PAPER.items()
-        for measure, of_measure in zip(("exact_match", "f1"), of_model, strict=True)
-        for field, score in zip(FIELDS, of_measure, strict=True)
+        for model, measures in PAPER.items()
+        for measure, percentages in zip(("exact_match", "f1"), measures, strict=True)
+        for field, score in zip(FIELDS, percentages, strict=True)
     ]
 
 
@@ -190,8 +190,8 @@ def against_distance(ours: list[dict], papers: list[dict]):
         for rows, kinds in ((papers, PAPERS), (ours, OURS)):
             lines = list(dict.fromkeys(row["line"] for row in rows))
             for number, line in enumerate(lines):
-                of_line = [row for row in rows if (row["line"], row["measure"]) == (line, measure)]
-                x, y = ([row[key] for row in of_line] for key in ("words_from_name", "mean"))
+                points = [row for row in rows if (row["line"], row["measure"]) == (line, measure)]
+                x, y = ([row[key] for row in points] for key in ("words_from_name", "mean"))
                 if rows is papers:
                     colour, style = kinds[number % len(kinds)]
                     (handles[line],) = panel.plot(x, y, style, color=colour, markersize=4, label=line)
@@ -199,8 +199,8 @@ def against_distance(ours: list[dict], papers: list[dict]):
                 colour, marker = kinds[number % len(kinds)]
                 # An interval by bootstrap may lie beside its mean by rounding.
                 spread = [
-                    [max(row["mean"] - row["low"], 0.0) for row in of_line],
-                    [max(row["high"] - row["mean"], 0.0) for row in of_line],
+                    [max(row["mean"] - row["low"], 0.0) for row in points],
+                    [max(row["high"] - row["mean"], 0.0) for row in points],
                 ]
                 handles[line] = panel.errorbar(
                     x, y, yerr=spread, color=colour, marker=marker, linewidth=2, capsize=3, label=line
@@ -208,9 +208,9 @@ def against_distance(ours: list[dict], papers: list[dict]):
         panel.set_title(MEASURES[measure][0].removesuffix(", %"), fontweight="bold")
         panel.set_ylim(-3, 103)
         panel.grid(axis="y", alpha=0.3)
-        of_fields = {row["field"]: row["words_from_name"] for row in papers}
+        distance = {row["field"]: row["words_from_name"] for row in papers}
         top = panel.secondary_xaxis("top")
-        top.set_xticks(list(of_fields.values()), list(of_fields), rotation=40, ha="left", rotation_mode="anchor")
+        top.set_xticks(list(distance.values()), list(distance), rotation=40, ha="left", rotation_mode="anchor")
     panels[0].set_ylabel("per cent, with 95 % intervals")
     figure.supxlabel(
         "words between the name and the field (the paper's scores at the distances of our texts)", fontsize=10
@@ -229,9 +229,9 @@ def page(top: pd.DataFrame, names: dict[str, str]) -> str:
     """figures.md: the table that counts the name."""
     written = "# Figures 2 and 3: the name among the first three\n"
     for condition in dict.fromkeys(top["condition"]):
-        of_condition = top[top["condition"] == condition]
+        condition_rows = top[top["condition"] == condition]
         rows = {}
-        for row in of_condition.itertuples():
+        for row in condition_rows.itertuples():
             cells = rows.setdefault(row.field, {"just before the": row.field})
             cells[names[row.attention]] = percent(row)
             # The same for both models, unless their tokenizers differ; the difference has the smaller one's.
@@ -245,30 +245,30 @@ def page(top: pd.DataFrame, names: dict[str, str]) -> str:
 def figures(config: dict, results: Path) -> None:
     """Everything of results/figures/, from ranks_*.csv and the tables' committed answers."""
     found = ranks.read_ranks(results)
-    words = ranks.words(found, len(OF_WORDS))
-    of_pair = {size: Path(config[size]).name for size in ("small", "large")}
-    of_pair["difference"] = f"{of_pair['large']} minus {of_pair['small']}"
+    words = ranks.words(found, len(WORD_LOOKS))
+    names = {size: Path(config[size]).name for size in ("small", "large")}
+    names["difference"] = f"{names['large']} minus {names['small']}"
     shares = ranks.shares(found, words)
     people = f"mean over layers and heads; {found['text'].nunique()} people"
     titles = {
-        "small": f"Figure 2, small model ({of_pair['small']})\nWhat the token just before a fact attends to; {people}",
-        "large": f"Figure 2, large model ({of_pair['large']})\nWhat the token just before a fact attends to; {people}",
-        "difference": f"Figure 3, the difference ({of_pair['difference']})\n"
+        "small": f"Figure 2, small model ({names['small']})\nWhat the token just before a fact attends to; {people}",
+        "large": f"Figure 2, large model ({names['large']})\nWhat the token just before a fact attends to; {people}",
+        "difference": f"Figure 3, the difference ({names['difference']})\n"
         f"What the token just before a fact attends to more in the large than in the small model; {people}",
     }
     for attention, name in (("small", "figure_2_small"), ("large", "figure_2_large"), ("difference", "figure_3")):
         figure = composition(shares[shares["attention"] == attention], words, titles[attention])
         save(figure, results / f"{name}.png")
     for name, attentions in (("figure_2", ("small", "large")), ("figure_3", ("difference",))):
-        of_figure = shares[shares["attention"].isin(attentions)].assign(
-            attention=lambda rows: rows["attention"].map(of_pair)
+        shown_shares = shares[shares["attention"].isin(attentions)].assign(
+            attention=lambda rows: rows["attention"].map(names)
         )
-        write_csv(results / f"{name}.csv", of_figure.round(2).to_dict("records"))
+        write_csv(results / f"{name}.csv", shown_shares.round(2).to_dict("records"))
 
     ours = []
     for table, shown in (config["tables"] or {}).items():
-        of_table = yaml.safe_load(Path("conf/tables", f"{table}.yaml").read_text(encoding="utf-8"))
-        ours += plain_scores(of_table, results.parent / table, shown["evaluation"], shown["line"])
+        table_config = yaml.safe_load(Path("conf/tables", f"{table}.yaml").read_text(encoding="utf-8"))
+        ours += plain_scores(table_config, results.parent / table, shown["evaluation"], shown["line"])
     papers = paper_scores(distances(config["dataset"]))
     save(against_distance(ours, papers), results / "figure_1.png")
     rounded = [
@@ -279,4 +279,4 @@ def figures(config: dict, results: Path) -> None:
     top = ranks.top_three(found)
     write_csv(results / "name_in_top_three.csv", top.round(2).to_dict("records"))
     with whole_file(results / "figures.md") as aside:
-        aside.write_text(page(top, of_pair), encoding="utf-8")
+        aside.write_text(page(top, names), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on.
 
-python workflow/paper.py
+python -m workflow.paper
 """
 
 import sys
@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import check, intervals
 from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
-from workflow.summary import of_fields
+from workflow.summary import scores_by_field
 from workflow.table import augmentation_of, plain_paths, rates_of, runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +55,7 @@ NOT_RUN = "–"
 
 TITLES = {1: "Table 1: after plain fine-tuning", 2: "Table 2: biographies", 3: "Table 3: paragraphs"}
 
-OF_BIOGRAPHIES = (
+BIOGRAPHIES_EXPLAINED = (
     "Exact match / F1, from 0 to 1. *Published*: the paper's number. Ours: the mean over seeds and reported people, in "
     "brackets its 95 % interval by bootstrap over both together; learning rate and epoch were chosen for each arm on "
     "people who are not reported (*chosen on the others*), and on the reported people themselves, as the paper seems "
@@ -66,7 +64,7 @@ OF_BIOGRAPHIES = (
     "both of our tables; the paper's numbers of it differ between the two. –: not run, or not in the paper."
 )
 
-OF_PARAGRAPHS = (
+PARAGRAPHS_EXPLAINED = (
     "Exact match (EM) and F1, from 0 to 1, of all questions about paragraphs that were trained on, asked without them. "
     "*Published*: the paper's number. Ours: the mean over the questions of a paragraph, then over the reported "
     "paragraphs and the seeds, so that each paragraph counts alike; in brackets its 95 % interval by bootstrap over "
@@ -78,7 +76,7 @@ OF_PARAGRAPHS = (
     "things, which no model has read of. –: not run, or not in the paper."
 )
 
-EXPLAINED = {1: OF_BIOGRAPHIES, 2: OF_BIOGRAPHIES, 3: OF_PARAGRAPHS}
+EXPLAINED = {1: BIOGRAPHIES_EXPLAINED, 2: BIOGRAPHIES_EXPLAINED, 3: PARAGRAPHS_EXPLAINED}
 
 
 def read_table(path: Path, results: Path) -> dict:
@@ -96,7 +94,7 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
     """For each arm, field and measure: mean and interval, by way of choosing; of an arm nothing before all its runs are
     there. Of paragraphs the field is `all`; where there is one checkpoint, the second way is left out."""
     scores: dict[tuple, dict[str, float]] = {}
-    of_paragraphs = config["table"] in PARAGRAPHS
+    on_paragraphs = config["table"] in PARAGRAPHS
     one_candidate = config["checkpoints"] == len(rates_of(config)) == 1
     for arm in TABLES[2][0]:
         alone = config | {"arms": {arm: config["arms"][arm]}}
@@ -106,23 +104,23 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
             if missing < len(files):
                 print(f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing: it counts as not run")
             continue
-        fields = TABLES[3 if of_paragraphs else 1 if arm == "none" else 2][1]
-        for way, of_way in choose(alone, results).items():
-            if of_paragraphs and one_candidate and way == REPORTED:
+        fields = TABLES[3 if on_paragraphs else 1 if arm == "none" else 2][1]
+        for way, choices in choose(alone, results).items():
+            if on_paragraphs and one_candidate and way == REPORTED:
                 continue
             # Of the only evaluation.
-            ((_, _, folders),) = asked(alone, {way: of_way})
+            ((_, _, folders),) = asked(alone, {way: choices})
             for measure in MEASURES:
-                of_seeds = [results / folder for folder in folders[arm]]
-                if of_paragraphs:
-                    found = {"all": np.stack([read_scores(one, reported(config))[measure] for one in of_seeds])}
+                seed_folders = [results / folder for folder in folders[arm]]
+                if on_paragraphs:
+                    found = {"all": np.stack([read_scores(one, reported(config))[measure] for one in seed_folders])}
                 else:
-                    found = of_fields(of_seeds, measure, reported(config))
+                    found = scores_by_field(seed_folders, measure, reported(config))
                 for field in fields:
                     shares = found[field] / 100
                     low, high = intervals.interval(shares)
-                    of_cell = scores.setdefault((arm, field, measure), {})
-                    of_cell |= {way: shares.mean(), f"{way}, low": low, f"{way}, high": high}
+                    cell = scores.setdefault((arm, field, measure), {})
+                    cell |= {way: shares.mean(), f"{way}, low": low, f"{way}, high": high}
     return scores
 
 
@@ -139,7 +137,7 @@ def collect(number: int, configs: dict[str, dict], ours: dict[str, dict], publis
     named = {table: {"model": model, "paragraphs": whose} for table, (model, whose) in PARAGRAPHS.items()}
     if number != 3:
         named = {table: {"model": model} for table, model in MODELS.items()}
-    of_paper = published[published["table"] == number].set_index(["model", "arm", "field"])
+    paper_rows = published[published["table"] == number].set_index(["model", "arm", "field"])
     rows = []
     for table, names in named.items():
         for arm in arms:
@@ -148,34 +146,34 @@ def collect(number: int, configs: dict[str, dict], ours: dict[str, dict], publis
                 for measure in MEASURES:
                     key = (names["model"], arm, field)
                     row = names | {"arm": arm, "alpha": alpha, "beta": beta, "field": field, "measure": measure}
-                    row["published"] = of_paper.loc[key, measure] if key in of_paper.index else None
+                    row["published"] = paper_rows.loc[key, measure] if key in paper_rows.index else None
                     rows.append(row | ours[table].get((arm, field, measure), {}))
-    of_ways = [f"{way}{of}" for way in (OTHERS, REPORTED) for of in ("", ", low", ", high")]
-    of_names = ["model", "paragraphs"] if number == 3 else ["model"]
-    columns = [*of_names, "arm", "alpha", "beta", "field", "measure", "published", *of_ways]
+    way_columns = [f"{way}{suffix}" for way in (OTHERS, REPORTED) for suffix in ("", ", low", ", high")]
+    name_columns = ["model", "paragraphs"] if number == 3 else ["model"]
+    columns = [*name_columns, "arm", "alpha", "beta", "field", "measure", "published", *way_columns]
     return pd.DataFrame(rows, columns=columns)
 
 
 def shown(number: int, scores: pd.DataFrame) -> pd.DataFrame:
     """Tables 1 and 2 for people to read: a row for each model and arm, three in Table 1, which has more fields."""
 
-    def cell(of_field: pd.DataFrame, column: str) -> str:
+    def cell(field_rows: pd.DataFrame, column: str) -> str:
         """Exact match / F1."""
-        halves = [number_and_interval(row, column, 2) for row in of_field.to_dict("records")]
+        halves = [number_and_interval(row, column, 2) for row in field_rows.to_dict("records")]
         return NOT_RUN if NOT_RUN in halves else " / ".join(halves)
 
     rows = []
-    for (model, _), of_arm in scores.groupby(["model", "arm"], sort=False):
-        by_field = dict(list(of_arm.groupby("field", sort=False)))
+    for (model, _), arm_rows in scores.groupby(["model", "arm"], sort=False):
+        by_field = dict(list(arm_rows.groupby("field", sort=False)))
         if number == 1:
             for column in ("published", OTHERS, REPORTED):
-                cells = {field: cell(of_field, column) for field, of_field in by_field.items()}
+                cells = {field: cell(field_rows, column) for field, field_rows in by_field.items()}
                 rows.append({"model": model, "numbers": column if column == "published" else f"ours, {column}"} | cells)
         else:
-            row = {"model": model} | arm_shown(of_arm)
-            for field, of_field in by_field.items():
+            row = {"model": model} | arm_shown(arm_rows)
+            for field, field_rows in by_field.items():
                 for column in ("published", OTHERS, REPORTED):
-                    row[f"{field}, {column}"] = cell(of_field, column)
+                    row[f"{field}, {column}"] = cell(field_rows, column)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -183,20 +181,20 @@ def shown(number: int, scores: pd.DataFrame) -> pd.DataFrame:
 def shown_of_paragraphs(scores: pd.DataFrame) -> pd.DataFrame:
     """Table 3 for people to read: a row for each model, kind of paragraphs and arm."""
     rows = []
-    for (model, paragraphs, _), of_arm in scores.groupby(["model", "paragraphs", "arm"], sort=False):
-        row = {"model": model, "paragraphs": paragraphs} | arm_shown(of_arm)
-        for of_measure in of_arm.to_dict("records"):
+    for (model, paragraphs, _), arm_rows in scores.groupby(["model", "paragraphs", "arm"], sort=False):
+        row = {"model": model, "paragraphs": paragraphs} | arm_shown(arm_rows)
+        for measure_row in arm_rows.to_dict("records"):
             # With three decimals, as the paper has them here.
             for column in ("published", OTHERS, REPORTED):
-                row[f"{MEASURES[of_measure['measure']]}, {column}"] = number_and_interval(of_measure, column, 3)
-            if pd.isna(of_measure[REPORTED]) and not pd.isna(of_measure[OTHERS]):
-                row[f"{MEASURES[of_measure['measure']]}, {REPORTED}"] = ""
+                row[f"{MEASURES[measure_row['measure']]}, {column}"] = number_and_interval(measure_row, column, 3)
+            if pd.isna(measure_row[REPORTED]) and not pd.isna(measure_row[OTHERS]):
+                row[f"{MEASURES[measure_row['measure']]}, {REPORTED}"] = ""
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def arm_shown(of_arm: pd.DataFrame) -> dict[str, str]:
-    arm, *values = of_arm.iloc[0][["arm", "alpha", "beta"]]
+def arm_shown(arm_rows: pd.DataFrame) -> dict[str, str]:
+    arm, *values = arm_rows.iloc[0][["arm", "alpha", "beta"]]
     alpha, beta = ("" if pd.isna(value) else f"{value:g}" for value in values)
     return {"arm": "plain" if arm == "none" else arm, "alpha": alpha, "beta": beta}
 

@@ -41,10 +41,10 @@ def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
     pairs = [pair for pair in pairs if pair in found]
     figure, panels = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 4), squeeze=False, sharey=True)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=True):
-        of_panel = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
-        of_panel = of_panel[of_panel["arm"].isin(config["arms"])].iloc[::-1]
-        spread = np.abs(of_panel[["low", "high"]].to_numpy().T - of_panel["mean"].to_numpy())
-        panel.errorbar(of_panel["mean"], of_panel["arm"], xerr=spread, fmt="o", capsize=3)
+        shown = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
+        shown = shown[shown["arm"].isin(config["arms"])].iloc[::-1]
+        spread = np.abs(shown[["low", "high"]].to_numpy().T - shown["mean"].to_numpy())
+        panel.errorbar(shown["mean"], shown["arm"], xerr=spread, fmt="o", capsize=3)
         panel.set_title(evaluation)
         panel.set_xlabel(MEASURES[measure][0])
         panel.grid(axis="x", alpha=0.3)
@@ -60,22 +60,22 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
         for arm in runs:
-            of_seeds = [
+            seed_scores = [
                 [
                     average(results / asked_of(run_of(arm, seed, rates[arm]), evaluation, part), measure)
                     for part in parts
                 ]
                 for seed in config["seeds"]
             ]
-            means = np.mean(of_seeds, axis=0)
+            means = np.mean(seed_scores, axis=0)
             panel.plot([part / config["checkpoints"] for part in parts], means, **line_of(arm, runs))
         panel.set_title(f"{evaluation}: {MEASURES[measure][0]}")
-    for arm, of_arm in runs.items():
+    for arm, arm_runs in runs.items():
         # Seeds whose texts are a little shorter take a few steps more.
-        count = min(len(run["loss"]) for run in of_arm)
-        losses = np.array([run["loss"][:count] for run in of_arm]).reshape(len(of_arm), count, 2)
+        count = min(len(run["loss"]) for run in arm_runs)
+        losses = np.array([run["loss"][:count] for run in arm_runs]).reshape(len(arm_runs), count, 2)
         line = line_of(arm, runs) | {"marker": ""}
-        panels[0][-1].plot(losses[0, :, 0] / of_arm[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
+        panels[0][-1].plot(losses[0, :, 0] / arm_runs[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
     panels[0][-1].set_title("training loss")
     # Losses leave room for it, and the other panels' lines have marks.
     panels[0][-1].legend(*panels[0][0].get_legend_handles_labels(), fontsize="small")

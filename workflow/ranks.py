@@ -38,7 +38,7 @@ COLUMNS = [f"rank_{rank}" for rank in range(1, RANKS + 1)]
 NAMED = [*(f"<{field}>" for field in ("name", *FIELDS)), *(text.strip() for text in CONDITIONS.values() if text)]
 
 KEYS = ("large", "small", "dataset", "save_attention", "tables")
-OF_TABLE = {"evaluation", "line"}
+TABLE_KEYS = {"evaluation", "line"}
 
 
 def check_figures(config: dict, results: Path) -> None:
@@ -47,8 +47,8 @@ def check_figures(config: dict, results: Path) -> None:
         raise InputError(f"the figures' keys are {', '.join(KEYS)}; unknown or missing: {', '.join(unlike)}")
     tables = config["tables"] or {}
     for table in tables:
-        if not isinstance(tables, dict) or not isinstance(tables[table], dict) or set(tables[table]) != OF_TABLE:
-            raise InputError(f"the figures' tables: {table} needs {' and '.join(sorted(OF_TABLE))}, and nothing else")
+        if not isinstance(tables, dict) or not isinstance(tables[table], dict) or set(tables[table]) != TABLE_KEYS:
+            raise InputError(f"the figures' tables: {table} needs {' and '.join(sorted(TABLE_KEYS))}, and nothing else")
         if not Path(f"conf/tables/{table}.yaml").is_file():
             raise InputError(f"the figures' tables: no conf/tables/{table}.yaml")
     for condition in CONDITIONS:
@@ -178,7 +178,7 @@ def top_three(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def interval(of_people: np.ndarray) -> tuple[float, float]:
-    drawn = np.random.default_rng(0).integers(len(of_people), size=(RESAMPLES, len(of_people)))
-    low, high = np.percentile(of_people[drawn].mean(axis=1), [2.5, 97.5])
+def interval(shares: np.ndarray) -> tuple[float, float]:
+    drawn = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
+    low, high = np.percentile(shares[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)

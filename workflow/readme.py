@@ -1,16 +1,13 @@
 """The tables of README.md and results/README.md, between `<!-- results/NAME/table.md: SECTION -->` and `<!-- end -->`;
 the first of README.md, `methods`, likewise between `<!-- results/paper/table2.csv: methods -->` and the same.
 
-python workflow/readme.py
+python -m workflow.readme
 """
 
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.artifacts import whole_file
 

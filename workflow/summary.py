@@ -26,8 +26,8 @@ def read_runs(config: dict, results: Path, chosen: Chosen) -> dict[str, list[dic
     def read(arm: str, seed: int, rate: float | None) -> dict:
         return json.loads((results / run_of(arm, seed, rate) / "run.json").read_text(encoding="utf-8"))
 
-    of_first = next(iter(chosen.values()))
-    return {arm: [read(arm, seed, rate) for seed in config["seeds"]] for arm, (rate, _) in of_first.items()}
+    first = next(iter(chosen.values()))
+    return {arm: [read(arm, seed, rate) for seed in config["seeds"]] for arm, (rate, _) in first.items()}
 
 
 def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
@@ -38,34 +38,34 @@ def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
     for heading, evaluation, folders in asked(config, chosen):
         untrained = read_scores(results / "untrained" / evaluation, reported(config))
         scores = {}
-        for arm, of_arm in folders.items():
-            of_seeds = []
-            for folder in of_arm:
-                of_seeds.append(read_scores(results / folder, reported(config)))
-                if not of_seeds[-1].index.equals(untrained.index):
+        for arm, arm_folders in folders.items():
+            seed_scores = []
+            for folder in arm_folders:
+                seed_scores.append(read_scores(results / folder, reported(config)))
+                if not seed_scores[-1].index.equals(untrained.index):
                     about = asked_about(config, evaluation)
                     raise InputError(
                         f"{results / folder}: asked about other {about} than untrained/; delete it to redo it"
                     )
-            scores[arm] = {measure: np.stack([one[measure] for one in of_seeds]) for measure in MEASURES}
+            scores[arm] = {measure: np.stack([one[measure] for one in seed_scores]) for measure in MEASURES}
         for measure in MEASURES:
             if np.isnan(untrained[measure]).any():
                 continue  # evaluated without choices
             rows.append(
                 {"evaluation": heading, "measure": measure, "arm": "untrained", "mean": untrained[measure].mean()}
             )
-            for arm, of_arm in scores.items():
-                row = {"evaluation": heading, "measure": measure, "arm": arm, "mean": of_arm[measure].mean()}
-                row["low"], row["high"] = intervals.interval(of_arm[measure])
+            for arm, arm_scores in scores.items():
+                row = {"evaluation": heading, "measure": measure, "arm": arm, "mean": arm_scores[measure].mean()}
+                row["low"], row["high"] = intervals.interval(arm_scores[measure])
                 for number, other in enumerate(against):
                     # Two that are both tested against are compared once.
                     if arm not in against[: number + 1]:
-                        row |= minus(other, of_arm[measure], scores[other][measure])
+                        row |= minus(other, arm_scores[measure], scores[other][measure])
                 rows.append(row)
     return pd.DataFrame(rows)
 
 
-def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
+def what_was_trained_on(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
     """A row for each arm: what share was dropped, and how much it was trained on (means over the seeds)."""
 
     def mean(values) -> float:
@@ -74,14 +74,14 @@ def of_runs(config: dict, runs: dict[str, list[dict]]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "arm": arm,
-            "characters dropped, %": 100 * mean(run["characters_blanked"] for run in of_arm),
-            "tokens a text": mean(run["tokens_a_text"] for run in of_arm),
-            "steps": mean(run["steps"] for run in of_arm),
-            "tokens trained on": mean(run["steps"] * run["texts_a_step"] * run["tokens_a_text"] for run in of_arm),
+            "characters dropped, %": 100 * mean(run["characters_blanked"] for run in arm_runs),
+            "tokens a text": mean(run["tokens_a_text"] for run in arm_runs),
+            "steps": mean(run["steps"] for run in arm_runs),
+            "tokens trained on": mean(run["steps"] * run["texts_a_step"] * run["tokens_a_text"] for run in arm_runs),
             # None is logged in fewer steps than trainer.logging_steps.
-            "last loss": mean(run["loss"][-1][1] if run["loss"] else np.nan for run in of_arm),
+            "last loss": mean(run["loss"][-1][1] if run["loss"] else np.nan for run in arm_runs),
         }
-        for arm, of_arm in runs.items()
+        for arm, arm_runs in runs.items()
     )
 
 
@@ -90,21 +90,21 @@ def shown(scores: pd.DataFrame, config: dict) -> dict[str, Cells]:
     measures the differences, their cells as text."""
     tables = {}
     for evaluation in scores["evaluation"].unique():
-        of_evaluation = scores[scores["evaluation"] == evaluation]
+        evaluation_scores = scores[scores["evaluation"] == evaluation]
         means: Cells = {}
-        for row in of_evaluation.to_dict("records"):
+        for row in evaluation_scores.to_dict("records"):
             name, digits = MEASURES[row["measure"]]
             spread = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
             means.setdefault(row["arm"], {})[name] = f"{row['mean']:.{digits}f}{spread}"
         tables[evaluation] = means
         for measure in config["measures"]:
             name, digits = MEASURES[measure]
-            of_measure = of_evaluation[of_evaluation["measure"] == measure]
-            if of_measure.empty:
+            measure_scores = evaluation_scores[evaluation_scores["measure"] == measure]
+            if measure_scores.empty:
                 continue  # evaluated without choices
             differences = {
                 row["arm"]: {f"minus {other}": difference(row, other, digits) for other in config["against"]}
-                for row in of_measure.to_dict("records")
+                for row in measure_scores.to_dict("records")
             }
             compared = {arm: cells for arm, cells in differences.items() if any(cells.values())}
             tables[f"{evaluation}, differences of {name}"] = compared
@@ -120,33 +120,33 @@ def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
             continue
         name, digits = MEASURES[measure]
         scores = {
-            arm: of_fields([results / folder for folder in of_arm], measure, reported(config))
-            for arm, of_arm in ({"untrained": [f"untrained/{evaluation}"]} | folders).items()
+            arm: scores_by_field([results / folder for folder in arm_folders], measure, reported(config))
+            for arm, arm_folders in ({"untrained": [f"untrained/{evaluation}"]} | folders).items()
         }
         tables[f"{heading}, {name} by field"] = {
-            arm: {field: f"{values.mean():.{digits}f}" for field, values in of_arm.items()}
-            for arm, of_arm in scores.items()
+            arm: {field: f"{values.mean():.{digits}f}" for field, values in fields.items()}
+            for arm, fields in scores.items()
         }
         for number, other in enumerate(config["against"]):
             tables[f"{heading}, {name} by field, minus {other}"] = {
                 arm: {
                     field: difference(minus(other, values, scores[other][field]), other, digits)
-                    for field, values in of_arm.items()
+                    for field, values in fields.items()
                 }
-                for arm, of_arm in scores.items()
+                for arm, fields in scores.items()
                 if arm not in ("untrained", *config["against"][: number + 1])
             }
     return tables
 
 
-def of_fields(folders: list[Path], measure: str, people: slice = EVERYBODY) -> dict[str, np.ndarray]:
+def scores_by_field(folders: list[Path], measure: str, people: slice = EVERYBODY) -> dict[str, np.ndarray]:
     """Each field's scores [seeds, people]: a folder for each seed, the people (or paragraphs) that have the field, by
     name."""
-    of_seeds = [
+    tables = [
         read_answers(folder, people).pivot_table(measure, "name", "field", sort=False).sort_index()
         for folder in folders
     ]
-    return {field: np.stack([of_seed[field].dropna() for of_seed in of_seeds]) for field in of_seeds[0]}
+    return {field: np.stack([table[field].dropna() for table in tables]) for field in tables[0]}
 
 
 def how_asked(config: dict, results: Path) -> str:
@@ -154,11 +154,11 @@ def how_asked(config: dict, results: Path) -> str:
     kinds = {evaluation: asked_about(config, evaluation) for evaluation in config["evaluations"]}
     counts = [f"{len(read_scores(results / 'untrained' / evaluation))} {kind}" for evaluation, kind in kinds.items()]
     asked, over = ", ".join(dict.fromkeys(counts)), " or ".join(dict.fromkeys(kinds.values()))
-    of_paragraphs = ""
+    about_paragraphs = ""
     if "paragraphs" in kinds.values():
-        of_paragraphs = " about. A paragraph's score is the mean over its questions, and each paragraph counts alike"
+        about_paragraphs = " about. A paragraph's score is the mean over its questions, and each paragraph counts alike"
     return (
-        f"{len(config['seeds'])} seeds, {asked} asked{of_paragraphs}. In brackets: 95 % intervals, by "
+        f"{len(config['seeds'])} seeds, {asked} asked{about_paragraphs}. In brackets: 95 % intervals, by "
         f"bootstrap over {over} and seeds together; p: paired permutation tests over {over}, two-sided, not corrected "
         "for their number."
     )
@@ -189,7 +189,7 @@ def what_was_chosen(config: dict, chosen: Chosen) -> Cells:
     """For people to read: each arm's learning rate and epochs, by way of choosing."""
     parts = {arm: epochs_of(config, arm) // config["checkpoints"] for arm in config["arms"]}
     return {
-        arm: {way: f"{of_way[arm][0]}, epoch {of_way[arm][1] * part}" for way, of_way in chosen.items()}
+        arm: {way: f"{choices[arm][0]}, epoch {choices[arm][1] * part}" for way, choices in chosen.items()}
         for arm, part in parts.items()
     }
 
@@ -199,20 +199,20 @@ def frame(cells: Cells) -> pd.DataFrame:
     return pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("arm").reset_index()
 
 
-def minus(other: str, of_arm: np.ndarray, of_other: np.ndarray) -> dict[str, float]:
+def minus(other: str, scores: np.ndarray, others: np.ndarray) -> dict[str, float]:
     """The difference to another arm, with its interval and p-value; nothing where one person or paragraph alone has the
     field: that has neither."""
-    if of_arm.shape[1] == 1:
+    if scores.shape[1] == 1:
         return {}
-    low, high = intervals.interval(of_arm - of_other)
-    p = intervals.p_value(of_arm, of_other)
+    low, high = intervals.interval(scores - others)
+    p = intervals.p_value(scores, others)
     name = f"minus {other}"
-    return {name: float((of_arm - of_other).mean()), f"{name}, low": low, f"{name}, high": high, f"{name}, p": p}
+    return {name: float((scores - others).mean()), f"{name}, low": low, f"{name}, high": high, f"{name}, p": p}
 
 
 def difference(row: dict, other: str, digits: int) -> str:
     """With its interval and p-value; nothing where an arm is not compared with this one."""
-    by, low, high, p = (row.get(f"minus {other}{of}", np.nan) for of in ("", ", low", ", high", ", p"))
+    by, low, high, p = (row.get(f"minus {other}{suffix}", np.nan) for suffix in ("", ", low", ", high", ", p"))
     return "" if np.isnan(p) else f"{by:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], p = {p:.4f}"
 
 
@@ -221,7 +221,7 @@ def summarize(config: dict, results: Path) -> None:
     chosen = choose(config, results)
     runs = read_runs(config, results, chosen)
     scores = collect(config, results, chosen)
-    trained = of_runs(config, runs)
+    trained = what_was_trained_on(config, runs)
     parts, latex = [f"# {config['table']}\n"], []
     parts.append(
         f"{config['trained']} trained, {config['large']} the large model, {config['small']} the small one; "

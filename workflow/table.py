@@ -23,7 +23,7 @@ MEASURES = {
 NAME = "[a-z0-9_]+"
 
 # The keys of an arm that are not data_augmentation.py's: of train.py, and its own number of epochs.
-OF_TRAINING = ("train", "epochs")
+TRAINING_KEYS = ("train", "epochs")
 
 # What can guide an arm: the name of a dump, and whether each seed has one of its own.
 DUMPS = {
@@ -94,15 +94,15 @@ def is_plain(config: dict, arm: str) -> bool:
     """Whether an arm's texts stay untouched."""
     keys = config["arms"][arm]
     # An arm without keys of its own, {}, has those of the table's `data_augmentation`.
-    return keys is None or (bool(keys) and set(keys) <= set(OF_TRAINING))
+    return keys is None or (bool(keys) and set(keys) <= set(TRAINING_KEYS))
 
 
 def augmentation_of(config: dict, arm: str) -> dict:
     """The keys of data_augmentation.py for an arm; none where its texts stay untouched."""
     if is_plain(config, arm):
         return {}
-    of_arm = {key: value for key, value in config["arms"][arm].items() if key not in OF_TRAINING}
-    return (config.get("data_augmentation") or {}) | of_arm
+    own = {key: value for key, value in config["arms"][arm].items() if key not in TRAINING_KEYS}
+    return (config.get("data_augmentation") or {}) | own
 
 
 def training_of(config: dict, arm: str) -> dict:

@@ -1,21 +1,9 @@
-# The paper's Figures 1 to 3, as PNG and CSV in results/figures/: make figures, or
-#
-#     snakemake --snakefile workflow/figures.smk --configfile conf/figures.yaml --cores 2        (-n shows what would run)
+# The paper's Figures 1 to 3, as PNG and CSV in results/figures/: make figures.
 #
 # The dumps go to tables_out/figures/. results/figures/ranks_*.csv hold what is drawn from them, so that in a fresh clone
 # the pictures are made again without a model.
 
-import shlex
-import sys
-from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
-
-sys.path.insert(0, str(Path(workflow.basedir).parent))
-from utils import artifacts
-from utils.errors import InputError
 from workflow.ranks import CONDITIONS, FIELDS, check_figures
-from workflow.table import on_command_line, plain_paths
 
 try:
     config = plain_paths(config)
@@ -24,10 +12,10 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 WORK, RESULTS = "tables_out/figures", "results/figures"
-PYTHON = shlex.quote(sys.executable)
 RANKS = [f"{RESULTS}/ranks_{condition}.csv" for condition in CONDITIONS]
 # What is done is left out, so that the dumps it was made of, which are not committed, are not made again.
 TO_DO = [path for path in RANKS if not Path(path).exists()]
+TARGETS = [f"{RESULTS}/figures.md"]
 
 
 wildcard_constraints:
@@ -37,18 +25,9 @@ wildcard_constraints:
 
 
 localrules:
-    all,
     one_field,
     ranks,
     figures,
-
-
-rule all:
-    input:
-        f"{RESULTS}/figures.md",
-
-
-include: "models.smk"
 
 
 rule one_field:
@@ -56,10 +35,12 @@ rule one_field:
         config["dataset"],
     output:
         f"{WORK}/{{condition}}_{{field}}.csv",
+    log:
+        f"{WORK}/logs/one_field-{{condition}}-{{field}}.log",
     params:
-        prefix=lambda wildcards: shlex.quote(CONDITIONS[wildcards.condition]),
-    shell:
-        "{PYTHON} workflow/one_field.py {input:q} {wildcards.field} {params.prefix} {output}"
+        prefix=lambda wildcards: CONDITIONS[wildcards.condition],
+    script:
+        "../scripts/one_field.py"
 
 
 rule attention:
@@ -68,15 +49,16 @@ rule attention:
         model=lambda wildcards: folder_of(config[wildcards.size]),
     output:
         f"{WORK}/{{size}}_{{condition}}_{{field}}.pkl",
+    log:
+        f"{WORK}/logs/attention-{{size}}-{{condition}}-{{field}}.log",
     params:
-        options=lambda wildcards: " ".join(
-            shlex.quote(on_command_line(key, value))
-            for key, value in ({"model": config[wildcards.size]} | (config["save_attention"] or {})).items()
-        ),
+        options=lambda wildcards: overrides({"model": config[wildcards.size]}, config["save_attention"] or {}),
     threads: 1
     shell:
-        "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields resume=true"
-        " save_name={WORK}/{wildcards.size}_{wildcards.condition}_{wildcards.field} {params.options}"
+        logged(
+            "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields resume=true"
+            " save_name={WORK}/{wildcards.size}_{wildcards.condition}_{wildcards.field} {params.options}"
+        )
 
 
 rule ranks:
@@ -85,14 +67,12 @@ rule ranks:
     output:
         f"{RESULTS}/ranks_{{condition}}.csv",
         f"{RESULTS}/ranks_{{condition}}.json",
+    log:
+        f"{WORK}/logs/ranks-{{condition}}.log",
     params:
         config=config,
-    run:
-        from workflow.ranks import ranks
-
-        rows = ranks(params.config["dataset"], WORK, wildcards.condition)
-        artifacts.write_csv(Path(output[0]), rows)
-        artifacts.write_json(Path(output[1]), artifacts.record(params.config))
+    script:
+        "../scripts/ranks.py"
 
 
 rule figures:
@@ -100,9 +80,9 @@ rule figures:
         TO_DO,
     output:
         f"{RESULTS}/figures.md",
+    log:
+        f"{WORK}/logs/figures.log",
     params:
         config=config,
-    run:
-        from workflow.figures import figures
-
-        figures(params.config, Path(RESULTS))
+    script:
+        "../scripts/figures.py"

@@ -1,9 +1,7 @@
-"""How many steps of training make a number of tokens, or of epochs, of these texts.
+"""How many steps of training make a number of tokens, or of epochs, of these texts (rule budget).
 
-    python workflow/budget.py MODEL TEXTS OUTPUT BUDGET CHECKPOINTS WINDOW STRIDE BATCH ACCUMULATED PROCESSES
-
-BUDGET is a number of tokens, or epochs=20; WINDOW and STRIDE are train.py's, or null. Writes one line: "<steps> <steps
-between checkpoints> <tokens a text> <texts a step>", in which each window of a long text is a text.
+Writes one line: "<steps> <steps between checkpoints> <tokens a text> <texts a step>", in which each window of a long
+text is a text.
 
 Token-dropout changes how many tokens a text has. So that all arms of a table are trained on the same number of tokens,
 an arm with shorter texts takes more steps, and so does one with few texts: what is left over at the end of an epoch is
@@ -11,15 +9,13 @@ a step of fewer texts. In epochs the arm with more texts takes more steps.
 """
 
 import math
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import biography, tokens, windows
 from utils.artifacts import whole_file
 from utils.model_source import context, load_config
 from utils.tokenizer import load_tokenizer
+from workflow.logs import logged
 
 
 def steps_an_epoch(texts: int, batch: int, accumulated: int = 1, processes: int = 1) -> int:
@@ -53,20 +49,21 @@ def lengths(model: str, texts: str, window: int | None, stride: int | None) -> l
     return [len(cut.places) for encoded_text in encoded for cut in windows.windows(encoded_text, window, stride)]
 
 
-def main(
-    model: str, texts: str, output: str, budget: str, checkpoints: str, window: str, stride: str, *of_step: str
-) -> None:
-    found = lengths(model, texts, *(None if given == "null" else int(given) for given in (window, stride)))
+def main(model: str, texts: str, output: str, budget: dict) -> None:
+    """budget: what is `seen` ({"tokens": n} or {"epochs": n}), the `checkpoints`, train.py's `window` and `stride`, and
+    what makes a `step`: steps_an_epoch's arguments."""
+    found = lengths(model, texts, budget["window"], budget["stride"])
     tokens_a_text = sum(found) / len(found)
-    texts_a_step = texts_in_step(len(found), *map(int, of_step))
-    if budget.startswith("epochs="):
-        an_epoch = steps_an_epoch(len(found), *map(int, of_step))
-        steps, each = steps_for_epochs(int(budget.removeprefix("epochs=")), an_epoch, int(checkpoints))
+    texts_a_step = texts_in_step(len(found), **budget["step"])
+    if "epochs" in budget["seen"]:
+        an_epoch = steps_an_epoch(len(found), **budget["step"])
+        steps, each = steps_for_epochs(budget["seen"]["epochs"], an_epoch, budget["checkpoints"])
     else:
-        steps, each = steps_for(int(budget), tokens_a_text, texts_a_step, int(checkpoints))
+        steps, each = steps_for(budget["seen"]["tokens"], tokens_a_text, texts_a_step, budget["checkpoints"])
     with whole_file(Path(output)) as aside:
         aside.write_text(f"{steps} {each} {tokens_a_text:.2f} {texts_a_step:.2f}\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with logged(snakemake.log[0]):
+        main(snakemake.params.model, snakemake.input.texts, snakemake.output[0], snakemake.params.budget)

@@ -1,6 +1,5 @@
-"""The controls of a table: weights for the same tokens as a difference has, but without its information, or with more.
-
-    python workflow/control_weights.py shuffled|facts|name_first DIFFERENCE DATASET SEED OUTPUT
+"""The controls of a table: weights for the same tokens as a difference has, but without its information, or with more
+(rule control_weights).
 
 shuffled: each text's own values in random order. facts: what stands in a tag (the person's name and the facts about
 them) ranks before everything else, each half in random order; so the paper's rule keeps as much of the facts as it can
@@ -9,15 +8,11 @@ the same 0 to n - 1 in any case, so these arms drop as many tokens as the differ
 stay.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 
 from utils import attention_dump, biography
 from utils.attention_dump import Dump, Row
+from workflow.logs import logged
 
 
 def shuffled(row: Row, tagged: str, generator: np.random.Generator) -> np.ndarray:
@@ -43,11 +38,11 @@ def in_spans(row: Row, tagged: str, only: str | None = None) -> np.ndarray:
     return np.array([is_tagged[start:end].any() for start, end in row.offsets])
 
 
-def main(control: str, difference: str, dataset: str, seed: str, output: str) -> None:
+def main(control: str, difference: str, dataset: str, seed: int, output: str) -> None:
     dump = attention_dump.read_dump(difference)
     texts = list(biography.read(dataset))
     attention_dump.check_texts(dump, (plain for plain, _ in texts), difference, dataset)
-    generator = np.random.default_rng(int(seed))
+    generator = np.random.default_rng(seed)
     make = {"shuffled": shuffled, "facts": facts, "name_first": name_first}[control]
     rows = [
         row._replace(values=make(row, tagged or plain, generator))
@@ -58,4 +53,6 @@ def main(control: str, difference: str, dataset: str, seed: str, output: str) ->
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with logged(snakemake.log[0]):
+        control, seed = snakemake.wildcards.control, int(snakemake.wildcards.seed)
+        main(control, snakemake.input.difference, snakemake.params.dataset, seed, snakemake.output[0])

@@ -1,11 +1,15 @@
-"""One text's keep-probabilities, token by token, under each arm of a table."""
+"""One text's keep-probabilities, token by token, under each arm of a table (rule keep_probabilities)."""
+
+from pathlib import Path
 
 import numpy as np
 
 from utils import biography, dropout, tokens
+from utils.artifacts import write_json
 from utils.attention_dump import read_dump
 from utils.contrast import weights_of
 from utils.tokenizer import load_tokenizer
+from workflow.logs import logged
 from workflow.table import augmentation_of, dump_of, shown_by
 
 
@@ -21,11 +25,17 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     arms = {}
     for arm in config["arms"]:
         dump = dump_of(config, arm, config["seeds"][0])
-        of_arm = {"alpha": 1.0, "rank_unit": "token"} | augmentation_of(config, arm)
+        keys = {"alpha": 1.0, "rank_unit": "token"} | augmentation_of(config, arm)
         if dump:
             weights = weights_of(read_dump(f"{folder}/{dump}"), 0, encoded)
-            keep = dropout.keep_by_rank(weights, bounds, of_arm["alpha"], of_arm["beta"], of_arm["rank_unit"])
+            keep = dropout.keep_by_rank(weights, bounds, keys["alpha"], keys["beta"], keys["rank_unit"])
         else:
-            keep = dropout.keep_all_alike(len(offsets), of_arm["alpha"])
+            keep = dropout.keep_all_alike(len(offsets), keys["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
     return {"settings": shown_by(config), "tokens": [plain[start:end] for start, end in offsets], "arms": arms}
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):
+        kept = keep_probabilities(snakemake.params.config, snakemake.params.dumps)
+        write_json(Path(snakemake.output[0]), kept)

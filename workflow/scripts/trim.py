@@ -1,6 +1,6 @@
 """Move answers to results/, small enough to commit.
 
-    python workflow/trim.py ANSWERS RESULTS last|each
+    python -m workflow.scripts.trim ANSWERS RESULTS last|each
 
 ANSWERS is what evaluate.py wrote of one model, or a folder for each checkpoint of a run; these go to RESULTS/1, /2
 and so on, in the order of their steps. predictions.csv goes without its prompts, which the questions' seed gives again;
@@ -12,8 +12,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.artifacts import fill_csv, recorded_file, write_json
 from utils.rules import checkpoints_in

@@ -20,22 +20,39 @@ def folder_of(model: str) -> list[str]:
 rule fetch_model:
     output:
         directory("models/{name}"),
+    log:
+        "tables_out/logs/fetch_model-{name}.log",
     wildcard_constraints:
         name="|".join(map(re.escape, FETCHED)),
     resources:
         # To convert the largest, 5.6 GB.
         mem_mb=8000,
     shell:
-        "{PYTHON} demo/fetch_models.py {wildcards.name}"
+        logged("{PYTHON} demo/fetch_models.py {wildcards.name}")
+
+
+rule scratch_people:
+    output:
+        f"{SCRATCH}/people.csv",
+    log:
+        f"{SCRATCH}/logs/scratch_people.log",
+    shell:
+        logged("{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {output}")
 
 
 rule scratch_corpus:
+    input:
+        people=f"{SCRATCH}/people.csv",
     output:
         f"{SCRATCH}/corpus.csv",
         directory(expand(f"{SCRATCH}/random_{{size}}", size=EPOCHS)),
-    shell:
-        "{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {SCRATCH}/people.csv &&"
-        " {PYTHON} workflow/scratch_models.py {SCRATCH}/people.csv data/biography_synthetic.csv {SCRATCH}"
+    log:
+        f"{SCRATCH}/logs/scratch_corpus.log",
+    params:
+        apart="data/biography_synthetic.csv",
+        folder=SCRATCH,
+    script:
+        "../scripts/scratch_models.py"
 
 
 # 28 minutes for the small one on one core; the large one, at one step a second, takes as long.
@@ -45,11 +62,15 @@ rule scratch_model:
         random=f"{SCRATCH}/random_{{size}}",
     output:
         directory(f"{SCRATCH}/{{size}}"),
+    log:
+        f"{SCRATCH}/logs/scratch_model-{{size}}.log",
     wildcard_constraints:
         size="small|large",
     params:
         epochs=lambda wildcards: EPOCHS[wildcards.size],
     shell:
-        "{PYTHON} train.py model={input.random} dataset={input.corpus} model_dir={output} lora=null quant=null"
-        " attn_implementation=eager trainer.num_train_epochs={params.epochs} trainer.learning_rate=0.003"
-        " trainer.per_device_train_batch_size=16 trainer.bf16=false +trainer.adam_beta2=0.95 +trainer.save_total_limit=1"
+        logged(
+            "{PYTHON} train.py model={input.random} dataset={input.corpus} model_dir={output} lora=null quant=null"
+            " attn_implementation=eager trainer.num_train_epochs={params.epochs} trainer.learning_rate=0.003"
+            " trainer.per_device_train_batch_size=16 trainer.bf16=false +trainer.adam_beta2=0.95 +trainer.save_total_limit=1"
+        )

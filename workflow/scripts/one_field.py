@@ -1,19 +1,16 @@
-"""The texts of a dataset with the tags of one field alone, so that queries=before_fields looks from before it only.
+"""The texts of a dataset with the tags of one field alone, so that queries=before_fields looks from before it only
+(rule one_field).
 
-    python workflow/one_field.py DATASET FIELD PREFIX OUTPUT
-
-PREFIX is put before each text: "Text: " as in the paper's figures of Llama, so that the first word, the model's
+A prefix is put before each text: "Text: " as in the paper's figures of Llama, so that the first word, the model's
 attention sink, is not the name; or nothing ("").
 """
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import biography
 from utils.artifacts import write_csv
 from utils.errors import InputError
+from workflow.logs import logged
 
 
 def one_field(tagged: str, field: str) -> str:
@@ -39,7 +36,5 @@ def main(dataset: str, field: str, prefix: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except InputError as error:
-        sys.exit(str(error))
+    with logged(snakemake.log[0]):
+        main(snakemake.input[0], snakemake.wildcards.field, snakemake.params.prefix, snakemake.output[0])

@@ -1,6 +1,4 @@
-"""The testbed's two language models before training, and what they are trained on (workflow/models.smk).
-
-    python workflow/scratch_models.py PEOPLE.csv KEPT_APART.csv FOLDER
+"""The testbed's two language models before training, and what they are trained on (rule scratch_corpus).
 
 After Zhu and Li, "Physics of language models 3.1": models of the Llama architecture that know invented people by their
 biographies, and know how questions about people are asked, because the questions about these people were in their
@@ -8,15 +6,12 @@ training as well. What they then learn of other people from biographies alone ca
 
 Writes FOLDER/corpus.csv (each biography, and the questions of data/prompts_statements.csv, which the tables of these
 models ask, with their answers, five people together as evaluate.py asks), and the random models FOLDER/random_small and
-FOLDER/random_large with one tokenizer, trained on the corpus. Who has a name that KEPT_APART.csv holds is left out.
+FOLDER/random_large with one tokenizer, trained on the corpus. Who has a name of `apart` is left out.
 """
 
 import csv
 import random
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -24,8 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from utils import biography, questions
 from utils.artifacts import whole_file
+from workflow.logs import logged
 
-PROMPTS = Path(__file__).resolve().parent.parent / "data" / "prompts_statements.csv"
+PROMPTS = Path(__file__).resolve().parents[2] / "data/prompts_statements.csv"
 
 TOGETHER = 5  # questions in one text, all of one field
 
@@ -90,4 +86,5 @@ def main(people_file: str, apart_file: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with logged(snakemake.log[0]):
+        main(snakemake.input.people, snakemake.params.apart, snakemake.params.folder)

@@ -1,0 +1,55 @@
+# Stage 5.
+
+from workflow.table import asked_by
+
+
+# All checkpoints of a run in one job; part p of n is the one after p n-ths of the budget.
+rule evaluate:
+    input:
+        f"{WORK}/{{arm}}-{{seed}}{{rate}}.model",
+    output:
+        [
+            f"{RESULTS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}/{part}/metrics.json"
+            for part in range(1, config["checkpoints"] + 1)
+        ],
+    log:
+        f"{WORK}/logs/evaluate-{{arm}}-{{seed}}{{rate}}-{{evaluation}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/evaluate-{{arm}}-{{seed}}{{rate}}-{{evaluation}}.tsv"
+    params:
+        # In there, so that they go when it goes.
+        answers=f"{WORK}/{{arm}}-{{seed}}{{rate}}.model/{{evaluation}}",
+        results=f"{RESULTS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}",
+        options=lambda wildcards: overrides(asked_by(config, wildcards.evaluation), {"resume": True}),
+        kept="each" if config.get("epochs") else "last",
+    threads: needs(config, "evaluate")["threads"]
+    resources:
+        **resources("evaluate"),
+    shell:
+        logged(
+            "{PYTHON} evaluate.py model_dir={input} output_dir={params.answers} {params.options} &&"
+            " {PYTHON} -m workflow.scripts.trim {params.answers} {params.results} {params.kept}"
+        )
+
+
+# The model before any training.
+rule evaluate_untrained:
+    input:
+        folder_of(config["trained"]),
+    output:
+        f"{RESULTS}/untrained/{{evaluation}}/metrics.json",
+    log:
+        f"{WORK}/logs/evaluate_untrained-{{evaluation}}.log",
+    params:
+        answers=f"{WORK}/untrained-{{evaluation}}.answers",
+        options=lambda wildcards: overrides(
+            {"model": config["trained"], "resume": True}, asked_by(config, wildcards.evaluation)
+        ),
+    threads: needs(config, "evaluate")["threads"]
+    resources:
+        **resources("evaluate"),
+    shell:
+        logged(
+            "{PYTHON} evaluate.py output_dir={params.answers} {params.options} &&"
+            " {PYTHON} -m workflow.scripts.trim {params.answers} $(dirname {output}) last"
+        )

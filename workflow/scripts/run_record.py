@@ -1,0 +1,24 @@
+"""The record of a run, results/<table>/<arm>/seed-<seed>/run.json (rule run_record)."""
+
+import json
+from pathlib import Path
+
+from utils.artifacts import write_json
+from workflow.logs import logged
+
+
+def main(settings: dict, budget: str, model: str, augmented: str | None, output: str) -> None:
+    """augmented: data_augmentation.py's record; None where the texts stay untouched."""
+    steps, _, tokens, texts = Path(budget).read_text().split()
+    blanked = json.loads(Path(augmented).read_text())["characters_blanked"] if augmented else 0.0
+    state = json.loads(Path(model, f"checkpoint-{steps}", "trainer_state.json").read_text())
+    loss = [[entry["step"], entry["loss"]] for entry in state["log_history"] if "loss" in entry]
+    record = {"settings": settings, "steps": int(steps), "texts_a_step": float(texts)}
+    record |= {"tokens_a_text": float(tokens), "characters_blanked": blanked, "loss": loss}
+    write_json(Path(output), record)
+
+
+if __name__ == "__main__":
+    with logged(snakemake.log[0]):
+        found = snakemake.input
+        main(snakemake.params.settings, found.budget, found.model, found.augmented or None, snakemake.output[0])
