@@ -683,6 +683,7 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
             "name": one.name,
             "prompt": one.prompt,
             "answer": one.answer,
+            "question": one.prompt,
             "prediction": "half\rof it",
             "exact_match": 100.0 * (row == 2),
             "f1": 10.0 * row / 3,
@@ -699,7 +700,7 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
             artifacts.write_json(folder / "metrics.json", {})
             trim.trim(folder, tmp_path / "results")
             folder = tmp_path / "results"
-            assert "prompt" not in pd.read_csv(folder / "predictions.csv").columns
+            assert not {"prompt", "question", "accepted"} & {*pd.read_csv(folder / "predictions.csv").columns}
         found = summary.read_scores(folder)
         assert len(found) == len(people)
         # Sums of float64 in another order.

@@ -3,8 +3,9 @@
     python -m workflow.scripts.trim ANSWERS RESULTS last|each
 
 ANSWERS is what evaluate.py wrote of one model, or a folder for each checkpoint of a run; these go to RESULTS/1, /2
-and so on, in the order of their steps. predictions.csv goes without its prompts, which the questions' seed gives again;
-`last`: of the checkpoints before the last the metrics alone, `each`: where a table chooses among its checkpoints.
+and so on, in the order of their steps. predictions.csv goes without its prompts and free questions: seed and file give
+them again. `last`: of the checkpoints before the last the metrics alone, `each`: where a table chooses among its
+checkpoints.
 """
 
 import csv
@@ -16,6 +17,8 @@ from pathlib import Path
 from utils.artifacts import fill_csv, recorded_file, write_json
 from utils.rules import checkpoints_in
 
+GIVEN_AGAIN = {"prompt", "question", "accepted"}
+
 
 def trim(answers: Path, results: Path, predictions: bool = True) -> None:
     """metrics.json comes last: where it is, the rest is there as well."""
@@ -24,7 +27,7 @@ def trim(answers: Path, results: Path, predictions: bool = True) -> None:
     if predictions:
         with open(answers / "predictions.csv", newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
-        without = [{column: cell for column, cell in row.items() if column != "prompt"} for row in rows]
+        without = [{column: cell for column, cell in row.items() if column not in GIVEN_AGAIN} for row in rows]
         with recorded_file(results / "predictions.csv", metrics, results / "metrics.json") as aside:
             fill_csv(aside, without)
     else:
