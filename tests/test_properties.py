@@ -85,7 +85,7 @@ def workplace(tmp_path_factory):
 def augmented(kind: str, texts: list[str], **keys) -> list[str]:
     write_texts(texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "load_tokenizer", lambda *_: tokenizer(kind))
+        patch.setattr(data_augmentation, "load_tokenizer", lambda *_: tokenizer(kind))
         run(data_augmentation, dataset="texts.csv", save_name="out", model=kind, **keys)
     with open("data_augmented/out.csv", newline="", encoding="utf-8") as opened:
         return [text for (text,) in csv.reader(opened)][1:]
