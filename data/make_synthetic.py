@@ -60,9 +60,9 @@ MAJORS = """
 MAJORS = [major.strip() for major in MAJORS.split(",")]
 
 # For each of Faker's locales, in the order in which they take turns: forms of company names ({0} and {1} are last
-# names), the universities of some cities, and perhaps last names of its own or double names. Real files have many last names
-# with an apostrophe or a hyphen, Faker has few, so there a third of the people get one. Purely technical and medical
-# schools are left out: any major may be drawn for any university.
+# names), the universities of some cities, and perhaps last names of its own or double names. Real files have many last
+# names with an apostrophe or a hyphen, Faker has few, so here a third of the people get one. Purely technical
+# and medical schools are left out: any major may be drawn for any university.
 PLACES = json.loads(Path(__file__).with_name("places.json").read_text(encoding="utf-8"))
 
 
