@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +31,12 @@ AUGMENT_ATTENTION = """python data_augmentation.py \
   +dataset=data/biography_real.csv +save_name=biography_real_aug"""
 TRAIN = "python train.py --config-name train.yaml +model_dir=model_out"
 EVALUATE = "python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130"
+
+
+@pytest.fixture(scope="module")
+def warm_python():
+    """Python as the user starts it: what a script forgets to import is missing here."""
+    return sys.executable
 
 
 @pytest.fixture(scope="module")

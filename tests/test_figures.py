@@ -393,14 +393,14 @@ def clone(workplace):
 
 
 @pytest.fixture
-def snakemake(clone):
+def snakemake(clone, warm_python):
     """`make figures`, its first command."""
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "workflow/figures.smk" in line]
     command = line.strip().replace("$(shell nproc)", "1").split()[1:]
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *command, *arguments],
+            [warm_python, "-m", "snakemake", *command, *arguments],
             cwd=clone,
             capture_output=True,
             text=True,
