@@ -73,8 +73,11 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory) -> Iterator[Path]:
+def warm_python(tmp_path_factory, pytestconfig) -> Iterator[Path]:
     """An executable that is called as `python` is, and has imported torch and the like already: see tests/warm.py."""
+    if pytestconfig.getoption("markexpr") == "gpu":
+        yield Path(sys.executable)  # a GPU may be lost in a fork
+        return
     folder = tmp_path_factory.mktemp("warm")
     command = [sys.executable, ROOT / "tests/warm.py", folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
