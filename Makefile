@@ -69,7 +69,7 @@ gpu: gpu-requirements
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.
 bench: models
-	.venv/bin/python benchmarks/bench.py $(if $(QUICK),--quick)
+	.venv/bin/python -m benchmarks.bench $(if $(QUICK),--quick)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

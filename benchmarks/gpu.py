@@ -181,8 +181,8 @@ def extraction(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> N
 
 
 def all_maps(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    for of_text in ids:
-        maps = model.model(input_ids=of_text[None], output_attentions=True, use_cache=False).attentions
+    for text_ids in ids:
+        maps = model.model(input_ids=text_ids[None], output_attentions=True, use_cache=False).attentions
         torch.stack(maps).float().mean(dim=(0, 1, 2)).tril(-1).sum(0).cpu()
 
 

@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-# Before anything imports the hub's client: a test that reaches a hub is to fail, at once.
+# Before anything imports the hub's client: a test that reaches for a hub is to fail at once, and so are its processes,
+# with a network as without one. Nobody listens at this address.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HYDRA_FULL_ERROR"] = "1"
 # Tiny models gain nothing from a second thread, which spins while it waits.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,9 +26,13 @@ settings.load_profile("repeated")
 
 
 def pytest_configure(config) -> None:
-    """Tests hide the GPU, unless they are those of the GPU: `pytest -m gpu`."""
+    """Hide the GPU, except from the tests of the GPU, and proxies, which may lead to a hub, except from those that
+    install packages."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.getoption("markexpr") != "slurm":
+        for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            os.environ.pop(proxy, None)
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,16 +75,33 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory, pytestconfig) -> Iterator[Path]:
+    """An executable that is called as `python` is, and has imported torch and the like already: see tests/warm.py."""
+    if pytestconfig.getoption("markexpr") == "gpu":
+        yield Path(sys.executable)  # a GPU may be lost in a fork
+        return
+    folder = tmp_path_factory.mktemp("warm")
+    command = [sys.executable, ROOT / "tests/warm.py", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "warm\n"
+        yield folder / "python"
+        server.terminate()
+
+
 @pytest.fixture(scope="module")
-def run(workplace):
+def run(workplace, warm_python):
     """Run a command line in the workplace and return its CompletedProcess; any exit code but `code` fails the test."""
 
     def run_command(command: list[str] | str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
         arguments = command.split() if isinstance(command, str) else command
-        if arguments[0] == "python":
+        if arguments[:2] == ["python", "-X"]:
+            # What is imported is looked at.
             arguments = [sys.executable, *arguments[1:]]
+        elif arguments[0] == "python":
+            arguments = [warm_python, *arguments[1:]]
         elif arguments[0] == "torchrun":
-            arguments = [sys.executable, "-m", "torch.distributed.run", *arguments[1:]]
+            arguments = [warm_python, "-m", "torch.distributed.run", *arguments[1:]]
         done = subprocess.run(
             arguments, cwd=workplace, env=os.environ | environment, capture_output=True, text=True, timeout=300
         )

@@ -79,15 +79,14 @@ def test_evaluation(architecture):
 
 
 @pytest.mark.slow
-def test_the_quick_run_compares_the_answers_and_gives_each_row_a_verdict(tiny_model, tmp_path):
+def test_the_quick_run_compares_the_answers_and_prints_a_row_for_each_figure(tiny_model, tmp_path):
     """On tiny models, whose speeds mean nothing."""
     other = tiny.save(tmp_path / "tiny-gemma3", "gemma3", vocabulary=400)
-    command = [sys.executable, "benchmarks/bench.py", "--quick", "--small", str(tiny_model), "--large", str(other)]
+    command = [sys.executable, "-m", "benchmarks.bench", "--quick", "--small", str(tiny_model), "--large", str(other)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
-    assert len(table) == 24
-    assert all(cells[-1] in ("reached |", "NOT reached |") for cells in table), done.stdout
+    assert len(table) == 24 and all(len(cells) == 4 for cells in table), done.stdout
     for word in ("contrast", "token-dropout", "extraction", "training", "evaluation", "--help"):
         assert any(word in cells[0] for cells in table), word
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -41,9 +42,15 @@ def local(tmp_path_factory):
     return lambda command: command.replace(LARGE, str(large)).replace(SMALL, str(small))
 
 
+def cold(command: str) -> list[str]:
+    """By the Python that a user has, not by a warm one, which would not miss what a script forgets to import."""
+    return [sys.executable, *command.split()[1:]]
+
+
 def test_the_seven_commands_chain(run, local, workplace):
+    """Each script is once started cold."""
     # Attention of two models
-    run(local(SAVE))
+    run(cold(local(SAVE)))
     run(local(SAVE.replace("8B", "70B").replace("8b", "70b")))
     small = attention_dump.read_dump(workplace / "attn_dump_llama_3_8b")
     large = attention_dump.read_dump(workplace / "attn_dump_llama_3_70b")
@@ -56,7 +63,7 @@ def test_the_seven_commands_chain(run, local, workplace):
     assert {"config", "versions", "commit", "sha256"} == set(record)
 
     # Their difference
-    run(CONTRAST)
+    run(cold(CONTRAST))
     difference = attention_dump.read_dump(workplace / "attn_diff_llama_70b_8b")
     for of_large, of_small, of_both in zip(large.rows, small.rows, difference.rows, strict=True):
         assert np.abs(of_both.values).max() > 0
@@ -64,7 +71,7 @@ def test_the_seven_commands_chain(run, local, workplace):
 
     # Augmentation
     augmented = workplace / "data_augmented/biography_real_aug.csv"
-    run(local(AUGMENT_RANDOM))
+    run(cold(local(AUGMENT_RANDOM)))
     at_random = augmented.read_bytes()
     # The user's own spelling: the difference above has another name.
     shutil.copy(workplace / "attn_diff_llama_70b_8b.pkl", workplace / "attn_diff_llama_70b_7b.pkl")
@@ -78,7 +85,7 @@ def test_the_seven_commands_chain(run, local, workplace):
         assert [len(row[0]) for row in rows] == [len(text) for text in texts for _ in range(10)]
 
     # Training and evaluation: the YAML's defaults, nothing changed but the model
-    done = run([*TRAIN.split(), local(f"model={SMALL}")])
+    done = run([*cold(TRAIN), local(f"model={SMALL}")])
     assert "no GPU: quant is ignored" in done.stdout
     steps = sorted(int(folder.name.split("-")[1]) for folder in (workplace / "model_out").glob("checkpoint-*"))
     assert steps == [13 * epoch for epoch in range(1, 21)]
@@ -89,7 +96,7 @@ def test_the_seven_commands_chain(run, local, workplace):
     log = json.loads((workplace / "model_out/checkpoint-260/trainer_state.json").read_text())["log_history"]
     assert log[-1]["loss"] < log[0]["loss"]
 
-    run(EVALUATE)
+    run(cold(EVALUATE))
     evaluation = workplace / "model_out/checkpoint-130/evaluation"
     metrics = json.loads((evaluation / "metrics.json").read_text())
     assert set(metrics) == {"fields", "average", "config", "versions", "commit", "device", "seconds", "sha256"}

@@ -363,10 +363,10 @@ def test_a_sweep_whose_names_hold_what_is_swept(run, workplace, tiny_model):
         ("../{name}/texts.csv", "../{name}/texts.csv"),
     ],
 )
-def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model):
+def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model, warm_python):
     (tmp_path / "texts.csv").write_text("text\nAda was born in Lyon.\n")
     place, recorded = (one.format(home=tmp_path, name=tmp_path.name) for one in (place, recorded))
-    command = [sys.executable, str(CONFIG_FOLDER.parent / "data_augmentation.py"), "augment_type=random"]
+    command = [warm_python, CONFIG_FOLDER.parent / "data_augmentation.py", "augment_type=random"]
     keys = ["alpha=0.5", "multiply=1", f"model={tiny_model}/", f"dataset={place}", f"save_name={tmp_path}/out/"]
     done = subprocess.run(
         [*command, *keys], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True

@@ -112,8 +112,8 @@ def test_some_names_are_not_plain_letters(name, pattern):
 def test_cities_and_universities_go_together(make_synthetic):
     pairs = {
         (city, university)
-        for _, cities in make_synthetic.PLACES.values()
-        for city, universities in cities.items()
+        for place in make_synthetic.PLACES.values()
+        for city, universities in place["universities"].items()
         for university in universities
     }
     for person in read_people("biography_synthetic.csv"):

@@ -394,14 +394,14 @@ def clone(workplace):
 
 
 @pytest.fixture
-def snakemake(clone):
+def snakemake(clone, warm_python):
     """`make figures`, its first command."""
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "conf/figures.yaml" in line]
     command = line.strip().replace("$(shell nproc)", "1").split()[1:]
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [SNAKEMAKE, *command, *arguments],
+            [warm_python, SNAKEMAKE, *command, *arguments],
             cwd=clone,
             capture_output=True,
             text=True,

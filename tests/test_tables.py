@@ -53,10 +53,10 @@ def clone(workplace):
 
 
 @pytest.fixture(scope="module")
-def snakemake(clone):
+def snakemake(clone, warm_python):
     def run(*arguments: str, code: int = 0, name: str = "smoke") -> str:
         # Not `python -m snakemake`, which finds modules in its working directory.
-        command = [SNAKEMAKE, "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
+        command = [warm_python, SNAKEMAKE, "--configfile", f"conf/tables/{name}.yaml", "--cores", "2"]
         done = subprocess.run([*command, *arguments], cwd=clone, capture_output=True, text=True, timeout=1200)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -84,8 +84,11 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
         for seed in config["seeds"]:
             run = json.loads((results / arm / f"seed-{seed}/run.json").read_text())
             seen = run["steps"] * run["texts_a_step"] * run["tokens_a_text"]
-            # The nearest whole number of steps.
-            assert abs(seen - config["tokens"]) <= run["texts_a_step"] * run["tokens_a_text"] / 2
+            # The nearest even number of steps: a checkpoint comes after each half.
+            assert abs(seen - config["tokens"]) <= run["texts_a_step"] * run["tokens_a_text"]
+            for part, steps in ((1, run["steps"] / 2), (2, run["steps"])):
+                asked = json.loads((results / arm / f"seed-{seed}/paper/{part}/metrics.json").read_text())["config"]
+                assert asked["model_dir"] == f"tables_out/smoke/{arm}-{seed}.model/checkpoint-{steps:.0f}"
             # As train.py counts: 100 texts in batches of 8 end an epoch with one of 4; 200 variants come out even.
             assert run["texts_a_step"] == pytest.approx(100 / 13 if arm == "none" else 8, abs=0.01)
             assert len(run["loss"]) == run["steps"]
@@ -95,7 +98,7 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
     # Means of the tables, from the predictions themselves.
     right = {"facts": {}, "random": {}}
     for arm, seed in itertools.product(right, config["seeds"]):
-        with open(results / f"{arm}/seed-{seed}/paper/1/predictions.csv", newline="") as opened:
+        with open(results / f"{arm}/seed-{seed}/paper/2/predictions.csv", newline="") as opened:
             for answer in csv.DictReader(opened):
                 right[arm].setdefault(answer["field"], []).append(100 * (answer["chosen"] == answer["answer"]))
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
@@ -107,6 +110,17 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
     assert re.findall(r"\| (\S+) \[", row) == [f"{difference:+.1f}" for difference in differences]
     for picture in ("scores", "curves", "keep_probabilities"):
         assert (results / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_python_that_is_not_warm_makes_the_same_table(clone, results, tmp_path):
+    """What a script of the workflow forgets to import is missing here."""
+    made = ("results", "data_augmented", ".snakemake", "smoke")
+    shutil.copytree(clone, tmp_path / "clone", ignore=shutil.ignore_patterns(*made))
+    command = [SNAKEMAKE, "--configfile", "conf/tables/smoke.yaml", "--cores", "2"]
+    subprocess.run(command, cwd=tmp_path / "clone", check=True, capture_output=True)
+    for name in ("table.md", "table.csv", "keep_probabilities.json"):
+        assert (tmp_path / "clone/results/smoke" / name).read_bytes() == (results / name).read_bytes(), name
 
 
 def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypatch):
@@ -141,13 +155,13 @@ def test_finished_runs_are_not_made_again(clone, snakemake, results):
     assert (results / "table.csv").read_bytes() == before
     # A run that is gone is made again, by itself, and comes out the same.
     run = results / "facts/seed-2"
-    answers = (run / "paper/1/predictions.csv").read_bytes()
+    answers = (run / "paper/2/predictions.csv").read_bytes()
     shutil.rmtree(run)
     planned = snakemake("-n")
     assert planned.count("rule train:") == 1
     assert planned.count("seed=1") == 0
     snakemake()
-    assert (run / "paper/1/predictions.csv").read_bytes() == answers
+    assert (run / "paper/2/predictions.csv").read_bytes() == answers
     assert (results / "table.csv").read_bytes() == before
 
 
@@ -465,9 +479,9 @@ def test_a_difference_before_the_fields_has_dumps_of_its_own(clone, snakemake):
 def test_people_are_paired_by_name(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
     shutil.copytree(results, tmp_path / "smoke")
-    path = tmp_path / "smoke/facts/seed-2/paper/1/predictions.csv"
+    path = tmp_path / "smoke/facts/seed-2/paper/2/predictions.csv"
     path.write_text(path.read_text().replace("Patricia", "Patrizia"))
-    with pytest.raises(InputError, match="facts/seed-2/paper/1: asked about other people"):
+    with pytest.raises(InputError, match="facts/seed-2/paper/2: asked about other people"):
         summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
 
 

@@ -1,6 +1,7 @@
 """What a tokenizer adds, which characters each token covers, what identifies a tokenizer, how one is loaded."""
 
 import json
+import socket
 import unicodedata
 
 import numpy as np
@@ -8,19 +9,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from utils import model_source, tokens
+from utils import model_source
 from utils.adapters import adapter_base
 from utils.errors import InputError
 from utils.tokenizer import fingerprint, load_tokenizer, pad_within
-from utils.tokens import check_ids, encode, highest_id
+from utils.tokens import check_ids, encode, highest_id, with_marks
 
 LANGUAGE = ["Ann Meier was born in Bonn, and Zoë in Zürich.", "They studied law and worked at a bank."] * 3
 TEXTS = ["Ann was born in Bonn.", " Zoë 🙂!", "a  b\n\tc ", "e\u0301 👩‍🔬, 東京"]
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr(model_source, "_hub_answers", lambda: False)
 
 
 def make(kind: str, language: list[str] = LANGUAGE) -> PreTrainedTokenizerFast:
@@ -135,7 +131,7 @@ def test_marks_belong_to_the_letter_that_the_tokenizer_makes_of_both():
     assert pieces == [composed[start:end] for start, end in of_composed.offsets]
     # Another tokenizer's text, whose marks are tokens of their own, stays as it is.
     (apart,) = encode(make("has bos"), [text])
-    assert apart.offsets.tolist() == tokens.with_marks(text, apart.offsets).tolist()
+    assert apart.offsets.tolist() == with_marks(text, apart.offsets).tolist()
 
 
 def test_fingerprint_survives_saving(tmp_path):
@@ -223,6 +219,17 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     for name in (tmp_path / "missing", tmp_path / "empty", tmp_path / "damaged", "organisation/missing"):
         with pytest.raises(InputError, match=f"model={name}: cannot load the tokenizer"):
             load_tokenizer(str(name))
+
+
+def test_whether_a_hub_answers(monkeypatch):
+    answers = model_source._hub_answers.__wrapped__
+    assert not answers()  # as conftest.py has it
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        assert answers()
+    assert not answers()
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert answers()
 
 
 def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
