@@ -294,13 +294,15 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         check.check_results(config | {"evaluations": evaluations}, results)
 
 
-def test_a_committed_table_is_made_of_its_results(tmp_path):
-    committed = ROOT / "results/biographies_cpu"
-    results = tmp_path / "biographies_cpu"
+# Of people and a budget in tokens; of paragraphs and one in epochs.
+@pytest.mark.parametrize("name", ["biographies_cpu", "paper_paragraphs_smollm2"])
+def test_a_committed_table_is_made_of_its_results(tmp_path, name):
+    committed = ROOT / "results" / name
+    results = tmp_path / name
     shutil.copytree(committed, results, ignore=shutil.ignore_patterns("table.*", "*.png"))
-    summary.summarize(read(ROOT / "conf/tables/biographies_cpu.yaml"), results)
-    for name in ("table.md", "table.csv", "table.tex"):
-        assert (results / name).read_bytes() == (committed / name).read_bytes(), name
+    summary.summarize(read(ROOT / f"conf/tables/{name}.yaml"), results)
+    for file in ("table.md", "table.csv", "table.tex"):
+        assert (results / file).read_bytes() == (committed / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
