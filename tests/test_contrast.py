@@ -9,6 +9,7 @@ import pytest
 from utils.attention_dump import Dump, Row, read_dump, text_hash, write
 from utils.contrast import combine, contrast, project, project_texts, weights_of
 from utils.errors import InputError
+from utils.spans import sums
 from utils.tokens import Encoded
 
 # Each value and each projection is rounded to float32 once, by at most half of this in relation to its size.
@@ -109,6 +110,10 @@ def test_the_message_names_the_row_or_the_setting():
         contrast(make_dump("big", LARGE), make_dump("little", SMALL, hashes=("first", "other")))
     with pytest.raises(InputError, match="include_self"):
         contrast(make_dump("big", LARGE), make_dump("little", SMALL, include_self=True))
+    small = make_dump("little", SMALL)
+    small.offsets[3:] = [[0, 3], [3, 7], [7, 9]]
+    with pytest.raises(InputError, match="row 2 was tokenized differently"):
+        contrast(make_dump("big", LARGE), small)
 
 
 def test_a_message_is_one_short_line_whatever_the_dumps_say():
@@ -156,6 +161,21 @@ def test_project_agrees_with_the_slow_definition(seed):
     projected = project(values, offsets, targets)
     assert projected.dtype == np.float32
     np.testing.assert_allclose(projected, slow_project(values, offsets, targets), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-15, 1e30])
+@pytest.mark.parametrize("offsets", [OFFSETS, np.array([[0, 5], [3, 8], [8, 9]])])
+def test_project_takes_values_of_any_size(size, offsets):
+    """Sums in fixed point neither overflow nor vanish."""
+    values = np.array([1, -0.5, 0.25], np.float32) * np.float32(size)
+    expected = slow_project(values, offsets, OTHER_OFFSETS)
+    np.testing.assert_allclose(project(values, offsets, OTHER_OFFSETS), expected, rtol=RELATIVE, atol=0)
+
+
+def test_sums_over_spans_are_exact():
+    """As floats would not be."""
+    found = sums(np.array([2**61, 1, -(2**61), 3]), np.array([[0, 1], [1, 2], [1, 4], [2, 2], [0, 4]]))
+    assert found.tolist() == [2**61, 1, 4 - 2**61, 0, 4]
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -210,9 +230,9 @@ def test_target_changes_nothing_under_one_tokenizer():
 
 
 def test_log_ratio():
-    # The last quotient is beyond float32.
-    large = np.array([0.3, 0.1, 0.0, 0.2, 0.0, 1e-9, 1.0], np.float32)
-    small = np.array([0.2, 0.7, 0.5, 0.0, 0.0, 1.0, 1e-45], np.float32)
+    # The last quotient but one is beyond float32; that of neighbours vanishes in the difference of float32 logarithms.
+    large = np.array([0.3, 0.1, 0.0, 0.2, 0.0, 1e-9, 1.0, np.nextafter(np.float32(0.01), np.float32(1))], np.float32)
+    small = np.array([0.2, 0.7, 0.5, 0.0, 0.0, 1.0, 1e-45, 0.01], np.float32)
     ratios = combine(large, small, "log_ratio")
     assert ratios.dtype == np.float32
     for ratio, one, other in zip(ratios, large, small, strict=True):

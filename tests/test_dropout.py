@@ -358,6 +358,10 @@ def test_deletion_by_hand(words, dropped, left):
     assert one("".join(words), words, keep, delete=True) == left
 
 
+def test_of_an_empty_text_one_space_is_left():
+    assert variants("", np.zeros((0, 2), int), np.zeros(0), 1, np.random.default_rng(0), delete=True) == [" "]
+
+
 def test_an_emoji_is_deleted_with_the_first_of_its_tokens_that_is_dropped():
     offsets = np.array([[0, 1], [1, 3], [1, 3], [3, 5]])
     for keep, left in (([1, 1, 0, 1], "a b"), ([1, 0, 1, 0], "a"), ([0, 1, 1, 1], "🙂 b")):

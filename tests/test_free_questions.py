@@ -1,6 +1,7 @@
 """Free questions: what the files' forms mean, the draw of examples, the choices, and errors that name the row."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +92,10 @@ def test_all_forms_of_the_same_questions_are_read_alike(tmp_path):
     ]
     forms = {"nested.json": nested, "flat.json": flat, "flat.jsonl": flat, "rows.jsonl": rows, "rows.JSON": rows}
     for name, content in forms.items():
-        assert told(saved(tmp_path, name, content), "title") == expected, name
+        path = saved(tmp_path, name, content)
+        assert told(path, "title") == expected, name
+        marked = saved(tmp_path, f"marked_{name}", b"\xef\xbb\xbf" + Path(path).read_bytes())
+        assert told(marked, "title") == expected, name
     for mark, line_end in ((b"", "\n"), (b"\xef\xbb\xbf", "\r\n")):
         path = saved(tmp_path, "table.csv", mark + table.replace("\n", line_end).encode())
         assert told(path, "title") == expected
@@ -131,8 +135,8 @@ def test_unanswerable_questions_are_read_and_not_asked(tmp_path):
     asked = ask(found, found, TEMPLATE, 1, 1)
     assert [one.question for one in asked] == ["What is 0?", "What is 1?", "possible"]
     assert not any(word in one.prompt for one in asked for word in ("none", "plausible"))
-    table = "question,answer,is_impossible\nq,,True\nr,a,False\n"
-    assert [one.answers for one in read(saved(tmp_path, "q.csv", table))] == [[], ["a"]]
+    table = "question,answer,is_impossible\nq,,True\nr,a,False\ns,,true\n"
+    assert [one.answers for one in read(saved(tmp_path, "q.csv", table))] == [[], ["a"], []]
 
 
 def test_layout_by_hand(tmp_path):
@@ -248,6 +252,7 @@ QUESTION = {"question": "q", "answer": "a"}
         ("q.jsonl", [{"question": "q", "answers": [["a"]]}], "q.jsonl: line 1: 'answer' is not text: ['a']"),
         ("q.jsonl", [{"question": "q", "answers": {"start": 1}}], "q.jsonl: line 1: 'answer' is not text: None"),
         ("q.jsonl", [QUESTION | {"context": ""}], "q.jsonl: line 1 has an empty context"),
+        ("q.jsonl", [QUESTION | {"title": ""}], "q.jsonl: line 1 has an empty title"),
         ("q.jsonl", [{"question": "\ud800", "answer": "a"}], "q.jsonl: line 1: 'question' holds half of a character"),
         ("q.jsonl", [{"questions": {"q": "a"}}], "q.jsonl: line 1: 'questions' is not a list"),
         ("q.json", {"data": [{"paragraphs": [{"qas": [{"answers": []}]}]}]}, "article 1, paragraph 1, question 1 has"),

@@ -20,8 +20,19 @@ def keep(tmp_path):
     return tmp_path / "0.jsonl"
 
 
-def test_what_was_kept_is_read_again(keep, tmp_path):
+def test_what_was_kept_is_read_again(keep, tmp_path, capsys):
     assert Kept(tmp_path, {"seed": 1}).read(resume=True) == LINES
+    assert not capsys.readouterr().out
+
+
+def test_where_nothing_was_kept_nothing_is_said(tmp_path, capsys):
+    assert Kept(tmp_path, {"seed": 1}).read(resume=True) == []
+    assert not capsys.readouterr().out
+
+
+def test_the_order_of_the_settings_does_not_matter(tmp_path):
+    Kept(tmp_path, {"seed": 1, "alpha": 0.5}).add(1)
+    assert Kept(tmp_path, {"alpha": 0.5, "seed": 1}).read(resume=True) == [1]
 
 
 def test_a_line_that_was_cut_short_counts_for_nothing_wherever_it_was_cut(keep, tmp_path):

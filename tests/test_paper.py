@@ -36,12 +36,12 @@ def test_each_checkpoint_ends_an_epoch(texts, batch, accumulated, processes):
 
 
 def write_answers(folder: Path, people: int, exact_match, f1) -> None:
-    """A predictions.csv of two fields; the scores are arrays [fields, people]."""
+    """A predictions.csv; the scores are arrays [fields, people]."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"field": field, "name": f"person {person}", "answer": "a", "prediction": "a", "chosen": ""}
         | {"exact_match": exact_match[row][person], "f1": f1[row][person], "log_likelihood": -1.0}
-        for row, field in enumerate(FIELDS)
+        for row, field in enumerate(FIELDS[: len(exact_match)])
         for person in range(people)
     ]
     artifacts.write_csv(folder / "predictions.csv", rows)
@@ -73,6 +73,18 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
                     if tuple(sums) > highest:
                         best, highest = (rate, part), tuple(sums)
             assert chosen[way][arm] == best
+
+
+@pytest.mark.parametrize(("highest", "chosen"), [(0.2, 1), (0.2001, 3)])
+def test_a_small_difference_decides_and_a_rounding_does_not(tmp_path, highest, chosen):
+    # The same scores in another order: their float64 sum is another.
+    ups, downs = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
+    assert sum(ups) > sum(downs)
+    for part, scores in enumerate((downs, ups, [highest] * 3), start=1):
+        write_answers(tmp_path / f"one/seed-1/all/{part}", 2, [[0.0, score] for score in scores], np.zeros((3, 2)))
+    config = {"epochs": 3, "checkpoints": 3, "reported": 1, "seeds": [1], "arms": {"one": None}}
+    found = choice.choose(config | {"evaluations": {"all": None}}, tmp_path)
+    assert found["chosen on the others"] == {"one": (None, chosen)}
 
 
 def test_a_table_in_tokens_has_nothing_to_choose(tmp_path):

@@ -1,5 +1,8 @@
 """Few-shot questions: the draw of examples, the prompt's layout, the choices, errors in the prompts' file."""
 
+import io
+
+import pandas as pd
 import pytest
 
 from utils.errors import InputError
@@ -22,6 +25,7 @@ def test_layout_by_hand():
     assert major.prompt == "What Known K (Known K!) studied is Art K\n\nWhat Person A (Person A!) studied is"
     assert (city.field, city.name, city.answer) == ("city", "Person A", "City A")
     assert (major.field, major.name, major.answer) == ("major", "Person A", "Major A")
+    assert major.place == "major of Person A"
     (city, _) = ask(PEOPLE[:1], POOL, PROMPTS, shots=0, seed=1, first=1)
     assert city.prompt == "Person A was born in"
 
@@ -116,6 +120,7 @@ def test_a_prompt_may_have_several_lines(tmp_path, line_end):
         (b"field,question\ncity,{name}\n", "columns 'field' and 'prompt'"),
         (b"field,prompt\n", "no prompts"),
         (b"field,prompt\ndate,of {name}\ncity,where\n", "'city' must hold {name}"),
+        (b"field,prompt\ncity,{name} of {city}\n", "'city' holds {city}; only {name} is filled in"),
         (b"field,prompt\ncity\n", "row 1 has more or fewer fields"),
         (b"field,prompt\ncity,{name}, a writer, was born in\n", "row 1 has more or fewer fields"),
         (b"field,prompt\n,of {name}\n", "row 1: field '' is not a tag"),
@@ -145,6 +150,12 @@ def test_people_whom_names_do_not_tell_apart_are_called_by_their_rows(names):
         (expected[0], f"{names[0]} was born in", "City 1"),
         (expected[1], f"{names[1]} was born in", "City 2"),
     ]
+
+
+@pytest.mark.parametrize("name", ["", "#N/A", "#NA", "-nan", "-NaN", "<NA>", "N/A", "NA", "nan", "NaN", "None", "null"])
+def test_a_name_that_pandas_takes_for_a_missing_value_is_called_by_its_row(name):
+    assert pd.read_csv(io.StringIO(f"name,row\n{name},1\n"))["name"].isna().all()
+    assert labels([{"name": name}, {"name": "Ann"}]) == [f"{name} (row 1)", "Ann (row 2)"]
 
 
 def test_people_with_names_of_their_own_are_called_by_them():

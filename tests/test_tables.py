@@ -29,7 +29,7 @@ from utils.errors import InputError
 from workflow import check, choice, pictures, summary
 from workflow.scripts import budget, control_weights, scratch_models, trim
 from workflow.scripts.keep_probabilities import keep_probabilities
-from workflow.table import augmentation_of, on_command_line, settings_of, training_of
+from workflow.table import RESOURCES, augmentation_of, dumps_of, needs, on_command_line, settings_of, training_of
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -309,13 +309,15 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         check.check_results(config | {"evaluations": evaluations}, results)
 
 
-def test_a_committed_table_is_made_of_its_results(tmp_path):
-    committed = ROOT / "results/biographies_cpu"
-    results = tmp_path / "biographies_cpu"
+# Of people and a budget in tokens; of paragraphs and one in epochs.
+@pytest.mark.parametrize("name", ["biographies_cpu", "paper_paragraphs_smollm2"])
+def test_a_committed_table_is_made_of_its_results(tmp_path, name):
+    committed = ROOT / "results" / name
+    results = tmp_path / name
     shutil.copytree(committed, results, ignore=shutil.ignore_patterns("table.*", "*.png"))
-    summary.summarize(read(ROOT / "conf/tables/biographies_cpu.yaml"), results)
-    for name in ("table.md", "table.csv", "table.tex"):
-        assert (results / name).read_bytes() == (committed / name).read_bytes(), name
+    summary.summarize(read(ROOT / f"conf/tables/{name}.yaml"), results)
+    for file in ("table.md", "table.csv", "table.tex"):
+        assert (results / file).read_bytes() == (committed / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -460,6 +462,18 @@ def test_an_arm_may_be_trained_otherwise():
     assert [augmentation_of(config, arm) for arm in config["arms"]] == [{}, {}, {"multiply": 2, "alpha": 0.5}]
 
 
+def test_a_control_has_a_dump_for_each_seed():
+    guides = ("log_ratio", "shuffled", "facts", "name_first")
+    config = {"seeds": [3, 1], "arms": {"none": None} | {guide: {"attn_weights": guide} for guide in guides}}
+    assert dumps_of(config) == ["facts-3", "log_ratio", "name_first-3", "shuffled-3"]
+
+
+def test_a_rule_may_use_what_the_table_says_and_else_the_defaults():
+    config = {"resources": {"train": {"gpu": 1}}}
+    assert needs(config, "train") == RESOURCES | {"gpu": 1}
+    assert needs(config, "evaluate") == needs({}, "train") == RESOURCES
+
+
 def test_keys_that_a_library_knows_are_let_through():
     config = read(ROOT / "conf/tables/smoke.yaml")
     config["train"] |= {"trainer.adam_beta2": 0.95, "trainer.fsdp_config.min_num_params": 1, "lora.r": 4}
@@ -555,6 +569,12 @@ def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
         "city": [[-1, -2], [-1, -2]],
         "date": [[-4], [-5]],
     }
+
+
+def test_names_and_answers_that_are_all_numbers_are_texts(tmp_path):
+    header = "field,name,log_likelihood,exact_match,f1,answer,chosen\n"
+    (tmp_path / "predictions.csv").write_text(header + "year,007,-1,0,0,1950,1950\nyear,7,-2,0,0,01950,1950\n")
+    assert summary.read_scores(tmp_path)["choice_accuracy"].to_dict() == {"007": 100, "7": 0}
 
 
 def test_a_bad_table_is_one_line(snakemake):

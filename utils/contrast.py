@@ -159,7 +159,7 @@ def project(values: np.ndarray, offsets: np.ndarray, target_offsets: np.ndarray)
         return values
     length = int(max(1, offsets.max(initial=0), target_offsets.max(initial=0)))
     # In fixed point: whole numbers add up exactly, however many they are, and numpy sums them six times as fast.
-    scale = 2.0 ** np.floor(62 - np.log2(length * (np.abs(values).max(initial=0) or 1.0)))
+    scale = 2.0 ** np.floor(62 - np.log2(length * (float(np.abs(values).max(initial=0)) or 1.0)))
     held, covered = on_characters(np.rint(values.astype(np.float64) * scale).astype(np.int64), offsets, length)
     total = spans.sums(held, target_offsets)
     count = target_offsets[:, 1] - target_offsets[:, 0] if covered is None else spans.sums(covered, target_offsets)
