@@ -1,6 +1,5 @@
 """What the benchmarks share: texts, rates measured in turns, a script's time and memory, rows of the report."""
 
-import csv
 import functools
 import itertools
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from utils import biography
+from utils.texts import csv_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,8 +69,7 @@ def biographies(count: int, tagged: bool = False) -> list[str]:
 
 
 def write_texts(path: str, texts: list[str]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([["text"], *([text] for text in texts)])
+    Path(path).write_bytes(csv_rows(texts, header=True))
 
 
 def environment(way: str) -> dict[str, str]:
