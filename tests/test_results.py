@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.studies import answer, write_run
-from utils.artifacts import file_hash, write_json
+from utils.artifacts import file_hash, write_csv, write_json
 from utils.errors import InputError
 from workflow import results
 from workflow.results import add, files_of, forget, place_of, read_made, read_study
@@ -95,6 +95,10 @@ def test_a_run_is_forgotten_and_added_again(place):
     write_run(results.made_of("study"), records, answers)
     add(results.made_of("study"), place)
     assert content(place) == before
+    # As may one part of it, whose answers go with it.
+    forget("study", "none/seed-1-rate-5e-05/paper/10")
+    study = read_study(place)
+    assert len(study.records) == 5 * 4 and len(study.answers) == 5
     # What waits to be added is forgotten as well; an arm is all of its runs.
     write_run(results.made_of("study"), records, answers)
     forget("study", "difference", "untrained")
@@ -144,9 +148,13 @@ ASKED = Path("made/none/seed-1-rate-5e-05/paper/10")
 
 
 def without_a_column() -> None:
-    path = ASKED / "predictions.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("chosen", "chose"), encoding="utf-8")
-    write_json(ASKED / "metrics.json", {"sha256": file_hash(path)})
+    write_csv(ASKED / "predictions.csv", [{"field": "city", "name": "Ann"}])
+    write_json(ASKED / "metrics.json", {})
+
+
+def cut_off_in_a_row() -> None:
+    (ASKED / "predictions.csv").write_text("field,name,answer\ncity,Ann\n")
+    write_json(ASKED / "metrics.json", {})
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,8 @@ def without_a_column() -> None:
         (lambda: cut(ASKED / "metrics.json"), f"^{ASKED}/metrics.json: damaged: .*; delete {ASKED} to redo it$"),
         (lambda: cut(ASKED / "predictions.csv"), "predictions.csv: damaged: not the answers that metrics.json is of"),
         (lambda: (ASKED / "predictions.csv").unlink(), "predictions.csv: damaged: .*No such file"),
-        (without_a_column, "predictions.csv: damaged: no column 'chosen'"),
+        (cut_off_in_a_row, "predictions.csv: damaged: a row is cut off"),
+        (without_a_column, "predictions.csv: damaged: no column 'answer'"),
     ],
 )
 def test_half_a_run_is_not_added(spoil, message, place):

@@ -15,7 +15,6 @@ import functools
 import json
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,13 +130,16 @@ def read_predictions(folder: Path, metrics: dict) -> pd.DataFrame | None:
     if "sha256" not in metrics and not path.exists():
         return None
     try:
-        if file_hash(path) != metrics.get("sha256", file_hash(path)):
+        if "sha256" in metrics and file_hash(path) != metrics["sha256"]:
             raise ValueError("not the answers that metrics.json is of")
         with open(path, newline="", encoding="utf-8") as opened:
-            rows = [{column: kind(row[column]) for column, kind in COLUMNS.items()} for row in csv.DictReader(opened)]
+            written = list(csv.DictReader(opened))
+        if any(None in row.values() for row in written):
+            raise ValueError("a row is cut off")
+        rows = [{column: kind(row[column]) for column, kind in COLUMNS.items()} for row in written]
     except KeyError as error:
         raise damaged(path, ValueError(f"no column {error}")) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise damaged(path, error) from None
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -158,7 +160,7 @@ def add(made: Path, results: Path) -> None:
     kept = {asked: of_asked for asked, of_asked in study.answers.items() if asked not in replaced}
     write_answers(results, kept | answers)
     write_records(results, study.records | records)
-    # At once: half of it would be no runs.
+    # At once: a kill must not leave half of them to be added again.
     aside = hidden(made, "added")
     shutil.rmtree(aside, ignore_errors=True)
     made.rename(aside)
@@ -166,7 +168,7 @@ def add(made: Path, results: Path) -> None:
 
 
 def forget(table: str, *runs: str) -> None:
-    """Take runs out of results/<table>/ and of tables_out/<table>/runs/; an arm stands for all of its runs."""
+    """Take runs out of results/<table>/ and of tables_out/<table>/runs/: an arm, a run, or one of its evaluations."""
     tables = {path.parent.name for path in [*Path("results").glob("*/runs.json"), *Path("tables_out").glob("*/runs")]}
     if table not in tables:
         raise InputError(f"{table}: no such table has runs; there are: {', '.join(sorted(tables)) or 'none'}")
@@ -174,7 +176,7 @@ def forget(table: str, *runs: str) -> None:
     study, unadded = read_study(results), read_made(made)
     names = [*study.records, *unadded]
     for run in runs:
-        if not in_runs(names, run):
+        if not any(lies_in(name, run) for name in names):
             known = sorted({name.rpartition("/")[0] for name in names if name.endswith("/run.json")} | {"untrained"})
             close = difflib.get_close_matches(run, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {len(known)}, such as {known[0]}"
@@ -182,19 +184,14 @@ def forget(table: str, *runs: str) -> None:
     for run in runs:
         shutil.rmtree(made / run, ignore_errors=True)
     # Answers without records do not count; records without answers would.
-    if in_runs(study.records, *runs):
-        write_records(results, without(study.records, runs))
-        write_answers(results, without(study.answers, runs))
+    if any(lies_in(name, *runs) for name in study.records):
+        write_records(results, {name: one for name, one in study.records.items() if not lies_in(name, *runs)})
+        write_answers(results, {asked: one for asked, one in study.answers.items() if not lies_in(asked, *runs)})
 
 
-def in_runs(names: Iterable[str], *runs: str) -> list[str]:
-    """Those of the names, of files or folders, that lie in one of the runs."""
-    return [name for name in names if name.startswith(tuple(f"{run}/" for run in runs))]
-
-
-def without(of_runs: dict, runs: Iterable[str]) -> dict:
-    gone = in_runs(of_runs, *runs)
-    return {name: value for name, value in of_runs.items() if name not in gone}
+def lies_in(name: str, *folders: str) -> bool:
+    """Whether a file or folder lies in one of the folders, or is one of them."""
+    return f"{name}/".startswith(tuple(f"{folder}/" for folder in folders))
 
 
 if __name__ == "__main__":
