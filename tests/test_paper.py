@@ -200,8 +200,8 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
                 answer(("one", "two")[row % 2], of_one[0], exact_match=of_one[1], f1=of_one[2])
                 for row, of_one in enumerate(answers[name, folder])
             ]
-        write_run(Path("made"), records, rows)
-        add(Path("made"), Path("results", name))
+        write_run(Path("made", name), records, rows)
+        add(Path("made", name), Path("results", name))
     paper.main(Path("tables"), Path("results"), Path("paper"))
     assert "missing" not in capsys.readouterr().out
     table = pd.read_csv("paper/table3.csv").set_index(["model", "arm", "measure"])

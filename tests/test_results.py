@@ -15,7 +15,7 @@ from tests.studies import answer, write_run
 from utils.artifacts import file_hash, write_csv, write_json
 from utils.errors import InputError
 from workflow import results
-from workflow.results import add, files_of, forget, place_of, read_made, read_study
+from workflow.results import add, clear, files_of, forget, place_of, read_made, read_study
 
 ODD = ["None", "007", "", "NA", "1e3", "half\rof it", "two\nlines", 'a "b", c', "größe", " x "]
 
@@ -52,7 +52,6 @@ def whole(tmp_path_factory) -> Path:
     for records, answers in runs():
         write_run(folder / "made", records, answers)
     add(folder / "made", folder / "study")
-    assert not list(folder.glob("*made*"))
     return folder / "study"
 
 
@@ -74,8 +73,12 @@ def test_runs_are_added_in_any_order(draw, whole, tmp_path):
         write_run(tmp_path / "made", records, answers)
         if order.random() < 0.5:
             add(tmp_path / "made", tmp_path / "study")
+        if order.random() < 0.5:
+            clear(tmp_path / "made", tmp_path / "study")
     add(tmp_path / "made", tmp_path / "study")
     assert content(tmp_path / "study") == content(whole)
+    clear(tmp_path / "made", tmp_path / "study")
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def read_predictions(folder: Path, metrics: dict) -> pd.DataFrame | None:
 
 
 def add(made: Path, results: Path) -> None:
-    """Move all runs from tables_out/<table>/runs/ to results/<table>/; what is there under the same names is replaced.
+    """Add all runs of tables_out/<table>/runs/ to results/<table>/; what is there under the same names is replaced.
     Predictions without metrics.json, which comes last, are of a killed job and left out."""
     records, answers = read_made(made), {}
     for name, record in records.items():
@@ -160,11 +160,16 @@ def add(made: Path, results: Path) -> None:
     kept = {asked: of_asked for asked, of_asked in study.answers.items() if asked not in replaced}
     write_answers(results, kept | answers)
     write_records(results, study.records | records)
-    # At once: a kill must not leave half of them to be added again.
-    aside = hidden(made, "added")
-    shutil.rmtree(aside, ignore_errors=True)
-    made.rename(aside)
-    shutil.rmtree(aside)
+
+
+def clear(made: Path, results: Path) -> None:
+    """Remove tables_out/<table>/runs/ where all of it was added."""
+    if made.exists() and read_made(made).keys() <= read_study(results).records.keys():
+        # At once: a kill must not leave half of them to be added again.
+        aside = hidden(made, "added")
+        shutil.rmtree(aside, ignore_errors=True)
+        made.rename(aside)
+        shutil.rmtree(aside)
 
 
 def forget(table: str, *runs: str) -> None:

@@ -5,7 +5,7 @@
 # conf/tables/smoke.yaml says what each key of a table means.
 
 from workflow.check import check_results, check_table
-from workflow.results import made_of, read_study
+from workflow.results import clear, made_of, read_study
 from workflow.table import NAME, dump_of, is_plain, needs, runs
 
 try:
@@ -25,6 +25,11 @@ TO_DO = [f"{RUNS}/{file}" for file in runs(config) if file not in DONE]
 TO_DO = [path for path in [f"{RESULTS}/keep_probabilities.json", *TO_DO] if not Path(path).exists()]
 # What is to do by name as well: a finished table alone would not have a run made again that is gone.
 TARGETS = [*TO_DO, f"{RESULTS}/table.md"]
+
+
+# Not by the rule that adds them: Snakemake looks for its targets once more at the end.
+onsuccess:
+    clear(RUNS, Path(RESULTS))
 
 
 def section(name: str) -> dict:
