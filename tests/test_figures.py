@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import save_attention
 from tests import tiny
 from tests.conftest import ROOT, SNAKEMAKE
+from tests.studies import add_answers, answer
 from tests.test_received_attention import from_maps, maps_of
 from utils import attention_dump, biography, tokens
 from utils.attention_dump import Dump, Row
@@ -25,6 +26,7 @@ from utils.tokenizer import load_tokenizer
 from workflow import figures, ranks
 from workflow.figures import pyplot
 from workflow.ranks import COLUMNS, CONDITIONS, FIELDS
+from workflow.results import files_of
 from workflow.scripts import one_field
 
 TEXTS = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
@@ -325,23 +327,18 @@ def test_a_field_before_the_name_has_no_distance(tmp_path):
         figures.distances(path)
 
 
-def answers(folder, right: dict[str, list[int]]) -> None:
-    folder.mkdir(parents=True)
-    rows = [
-        f"{field},person {number},a,b,{100 * hit},{50 + 50 * hit},-1,"
-        for field, hits in right.items()
-        for number, hit in enumerate(hits)
-    ]
-    header = "field,name,answer,prediction,exact_match,f1,log_likelihood,chosen"
-    (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
-
-
 def test_figure_1_is_the_answers_of_the_plain_texts(tmp_path):
     results = tmp_path / "table"
     right = {field: [[number > 2, number > 1], [True, number > 3]] for number, field in enumerate(FIELDS)}
-    for seed in (1, 2):
-        by_field = {field: list(map(int, hits[seed - 1])) for field, hits in right.items()}
-        answers(results / f"none/seed-{seed}/paper/2", by_field)
+    answers = {
+        f"none/seed-{seed}/paper/2": [
+            answer(field, f"person {number}", exact_match=100 * hit, f1=50 + 50 * hit)
+            for field, hits in right.items()
+            for number, hit in enumerate(hits[seed - 1])
+        ]
+        for seed in (1, 2)
+    }
+    add_answers(results, answers)
     dataset = ROOT / "data/biography_synthetic.csv"
     config = {"table": "table", "seeds": [1, 2], "checkpoints": 2, "dataset": dataset}
     ours = figures.plain_scores(config, results, "paper", "a model")
@@ -361,7 +358,7 @@ def test_figure_1_is_the_answers_of_the_plain_texts(tmp_path):
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()][-1] == "a model"
     pyplot.close(figure)
-    with pytest.raises(InputError, match="no predictions.csv, which Figure 1 shows; make tables TABLE=table"):
+    with pytest.raises(InputError, match="table: no answers of none/seed-1/own_words/2; make tables TABLE=table"):
         figures.plain_scores(config, results, "own_words", "a model")
 
 
@@ -429,7 +426,9 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
     for path in committed.glob("ranks_*"):
         shutil.copy(path, made)
     for table in yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))["tables"]:
-        shutil.copytree(ROOT / "results" / table / "none", clone / "results" / table / "none")
+        (clone / "results" / table).mkdir()
+        for path in files_of(ROOT / "results" / table):
+            shutil.copy(path, clone / "results" / table)
     planned = snakemake("-n")
     assert re.search(r"^figures +1$", planned, re.MULTILINE)
     assert not re.search(r"^(attention|ranks|one_field|fetch_model) +\d", planned, re.MULTILINE)

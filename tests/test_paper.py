@@ -11,10 +11,11 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
 from tests.conftest import ROOT
-from utils import artifacts
+from tests.studies import add_answers, answer, write_run
 from workflow import check, choice, intervals, paper
+from workflow.results import add, write_records
 from workflow.scripts import budget
-from workflow.table import runs, settings_of, shown_by
+from workflow.table import runs, settings_of
 
 FIELDS = ["date", "city", "university", "major", "company"]
 
@@ -35,16 +36,13 @@ def test_each_checkpoint_ends_an_epoch(texts, batch, accumulated, processes):
     assert budget.steps_for_epochs(6, an_epoch, 6) == (ends[-1], ends[0])
 
 
-def write_answers(folder: Path, people: int, exact_match, f1) -> None:
-    """A predictions.csv; the scores are arrays [fields, people]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"field": field, "name": f"person {person}", "answer": "a", "prediction": "a", "chosen": ""}
-        | {"exact_match": exact_match[row][person], "f1": f1[row][person], "log_likelihood": -1.0}
+def answers_of(people: int, exact_match, f1) -> list[dict]:
+    """Of the first fields; the scores are arrays [fields, people]."""
+    return [
+        answer(field, f"person {person}", exact_match=exact_match[row][person], f1=f1[row][person])
         for row, field in enumerate(FIELDS[: len(exact_match)])
         for person in range(people)
     ]
-    artifacts.write_csv(folder / "predictions.csv", rows)
 
 
 @pytest.mark.parametrize("draw", range(6))
@@ -52,15 +50,16 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
     random = np.random.default_rng(draw)
     config = {"epochs": 6, "checkpoints": 3, "learning_rates": [0.2, 0.00005], "reported": 4, "seeds": [3, 1]}
     config |= {"arms": {"one": None, "two": None}, "evaluations": {"first": None, "second": None}}
-    made = {}
+    made, answers = {}, {}
     for arm, seed, rate, evaluation, part in itertools.product(
         config["arms"], config["seeds"], config["learning_rates"], config["evaluations"], (1, 2, 3)
     ):
         # Few of either score, so that there are ties.
         scores = [100 * (random.random((5, 6)) < 0.03), 50 * (random.random((5, 6)) < 0.03)]
         made[arm, seed, rate, evaluation, part] = scores
-        write_answers(tmp_path / f"{arm}/seed-{seed}-rate-{rate}/{evaluation}/{part}", 6, *scores)
-    chosen = choice.choose(config, tmp_path)
+        answers[f"{arm}/seed-{seed}-rate-{rate}/{evaluation}/{part}"] = answers_of(6, *scores)
+    add_answers(tmp_path / "table", answers)
+    chosen = choice.choose(config, tmp_path / "table")
     for way, people in {"chosen on the others": [4, 5], "chosen on the reported": [0, 1, 2, 3]}.items():
         for arm in config["arms"]:
             best, highest = None, (-1, -1)
@@ -80,10 +79,13 @@ def test_a_small_difference_decides_and_a_rounding_does_not(tmp_path, highest, c
     # The same scores in another order: their float64 sum is another.
     ups, downs = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
     assert sum(ups) > sum(downs)
-    for part, scores in enumerate((downs, ups, [highest] * 3), start=1):
-        write_answers(tmp_path / f"one/seed-1/all/{part}", 2, [[0.0, score] for score in scores], np.zeros((3, 2)))
+    answers = {
+        f"one/seed-1/all/{part}": answers_of(2, [[0.0, score] for score in scores], np.zeros((3, 2)))
+        for part, scores in enumerate((downs, ups, [highest] * 3), start=1)
+    }
+    add_answers(tmp_path / "table", answers)
     config = {"epochs": 3, "checkpoints": 3, "reported": 1, "seeds": [1], "arms": {"one": None}}
-    found = choice.choose(config | {"evaluations": {"all": None}}, tmp_path)
+    found = choice.choose(config | {"evaluations": {"all": None}}, tmp_path / "table")
     assert found["chosen on the others"] == {"one": (None, chosen)}
 
 
@@ -139,27 +141,24 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     (tmp_path / f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
     results, random = tmp_path / name, np.random.default_rng(0)
     asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}}
-    for file in runs(config):
-        path = results / file
-        arm = file.split("/")[0]
-        if path.name == "metrics.json":
+    records, answers = {}, {}
+    for record_name in runs(config):
+        folder, _, kind = record_name.rpartition("/")
+        arm = folder.split("/")[0]
+        records[record_name] = asked if kind == "metrics.json" else {"settings": settings_of(config, arm)}
+        if kind == "metrics.json" and arm != "untrained":
             # Later is better.
-            scores = 100.0 * (random.random((2, 5, 60)) < 0.2 * int(path.parent.name)) if arm != "untrained" else []
-            if arm != "untrained":
-                write_answers(path.parent, 60, scores[0], np.maximum(*scores))
-            artifacts.write_json(path, asked)
-        else:
-            settings = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, arm)
-            artifacts.write_json(path, {"settings": settings})
+            exact_match, f1 = 100.0 * (random.random((2, 5, 60)) < 0.2 * int(folder[-1]))
+            answers[folder] = answers_of(60, exact_match, np.maximum(exact_match, f1))
+    write_run(tmp_path / "made", records, answers)
+    add(tmp_path / "made", results)
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
     row = table.loc["difference", "company", "f1"]
     of_seeds = []
     for seed in config["seeds"]:
-        answers = pd.read_csv(
-            results / f"difference/seed-{seed}-rate-0.0005/questions/{config['checkpoints']}/predictions.csv"
-        )
-        of_company = answers[answers["field"] == "company"].set_index("name")["f1"] / 100
+        last = answers[f"difference/seed-{seed}-rate-0.0005/questions/{config['checkpoints']}"]
+        of_company = {row["name"]: row["f1"] / 100 for row in last if row["field"] == "company"}
         of_seeds.append([of_company[one] for one in sorted(f"person {person}" for person in range(40))])
     for way in ("chosen on the others", "chosen on the reported"):
         assert row[way] == pytest.approx(np.mean(of_seeds))
@@ -172,7 +171,8 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     assert of_fields["field"].unique().tolist() == FIELDS
     assert of_fields["chosen on the others"].notna().all()
 
-    (results / "none/seed-1-rate-0.0005/questions/1/metrics.json").unlink()
+    del records["none/seed-1-rate-0.0005/questions/1/metrics.json"]
+    write_records(results, records)
     capsys.readouterr()
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     # A run.json, and each checkpoint's answers.
@@ -201,24 +201,22 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
     for name, config in configs.items():
         Path(f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
         asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}}
-        for file in runs(config):
-            path, arm = Path("results", name, file), file.split("/")[0]
-            if path.name != "metrics.json":
-                settings = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, arm)
-                artifacts.write_json(path, {"settings": settings})
-                continue
-            artifacts.write_json(path, asked)
-            if arm == "untrained":
+        records, rows = {}, {}
+        for record_name in runs(config):
+            folder, _, kind = record_name.rpartition("/")
+            arm = folder.split("/")[0]
+            records[record_name] = asked if kind == "metrics.json" else {"settings": settings_of(config, arm)}
+            if kind != "metrics.json" or arm == "untrained":
                 continue
             exact_match = 100 * (random.random(len(names)) < 0.4)
             f1 = np.maximum(exact_match, 100 * random.random(len(names)))
-            answers[name, str(Path(file).parent)] = list(zip(names, exact_match, f1, strict=True))
-            rows = [
-                {"field": ("one", "two")[row % 2], "name": of_one[0], "answer": "a", "prediction": "a", "chosen": ""}
-                | {"exact_match": of_one[1], "f1": of_one[2], "log_likelihood": -1.0}
-                for row, of_one in enumerate(answers[name, str(Path(file).parent)])
+            answers[name, folder] = list(zip(names, exact_match, f1, strict=True))
+            rows[folder] = [
+                answer(("one", "two")[row % 2], of_one[0], exact_match=of_one[1], f1=of_one[2])
+                for row, of_one in enumerate(answers[name, folder])
             ]
-            artifacts.write_csv(path.with_name("predictions.csv"), rows)
+        write_run(Path("made", name), records, rows)
+        add(Path("made", name), Path("results", name))
     paper.main(Path("tables"), Path("results"), Path("paper"))
     assert "missing" not in capsys.readouterr().out
     table = pd.read_csv("paper/table3.csv").set_index(["model", "arm", "measure"])
@@ -265,7 +263,9 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
     assert cells[:6] == ["SmolLM2-135M", "SQuAD", "difference", "0.7", "0.005", "–"] and len(cells) == 11
     assert cells[7] == "" and cells[8] == "–" and cells[10] == "" and "[" in cells[6] and "[" in cells[9]
 
-    Path(f"results/{single}/random/seed-2-rate-0.001/run.json").unlink()
+    assert list(configs)[-1] == single  # whose records these are
+    del records["random/seed-2-rate-0.001/run.json"]
+    write_records(Path("results", single), records)
     paper.main(Path("tables"), Path("results"), Path("paper"))
     assert f"{single}: 1 of random's 6 results are missing: it counts as not run" in capsys.readouterr().out
     (row,) = [

@@ -23,13 +23,24 @@ from data import draw_paragraphs
 from demo.fetch_models import SOURCES
 from tests import tiny
 from tests.conftest import ROOT, SNAKEMAKE, squad
+from tests.studies import add_answers, answer
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from workflow import check, choice, pictures, summary
+from workflow.results import add, files_of, forget, read_study, write_answers, write_records
 from workflow.scripts import budget, control_weights, scratch_models, trim
 from workflow.scripts.keep_probabilities import keep_probabilities
-from workflow.table import RESOURCES, augmentation_of, dumps_of, needs, on_command_line, settings_of, training_of
+from workflow.table import (
+    RESOURCES,
+    augmentation_of,
+    dumps_of,
+    needs,
+    on_command_line,
+    runs,
+    settings_of,
+    training_of,
+)
 
 TABLES = sorted((ROOT / "conf/tables").glob("*.yaml"))
 
@@ -78,16 +89,18 @@ def row_of(markdown: str, heading: str, arm: str) -> str:
 
 def test_a_table_is_made_of_every_arm_and_seed(results):
     config = read(ROOT / "conf/tables/smoke.yaml")
+    records, answers = read_study(results)
+    assert set(records) == set(runs(config))
     markdown = (results / "table.md").read_text()
     assert all(f"| {arm} " in markdown for arm in ["untrained", *ARMS])
     for arm in ARMS:
         for seed in config["seeds"]:
-            run = json.loads((results / arm / f"seed-{seed}/run.json").read_text())
+            run = records[f"{arm}/seed-{seed}/run.json"]
             seen = run["steps"] * run["texts_a_step"] * run["tokens_a_text"]
             # The nearest even number of steps: a checkpoint comes after each half.
             assert abs(seen - config["tokens"]) <= run["texts_a_step"] * run["tokens_a_text"]
             for part, steps in ((1, run["steps"] / 2), (2, run["steps"])):
-                asked = json.loads((results / arm / f"seed-{seed}/paper/{part}/metrics.json").read_text())["config"]
+                asked = records[f"{arm}/seed-{seed}/paper/{part}/metrics.json"]["config"]
                 assert asked["model_dir"] == f"tables_out/smoke/{arm}-{seed}.model/checkpoint-{steps:.0f}"
             # As train.py counts: 100 texts in batches of 8 end an epoch with one of 4; 200 variants come out even.
             assert run["texts_a_step"] == pytest.approx(100 / 13 if arm == "none" else 8, abs=0.01)
@@ -98,9 +111,8 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
     # Means of the tables, from the predictions themselves.
     right = {"facts": {}, "random": {}}
     for arm, seed in itertools.product(right, config["seeds"]):
-        with open(results / f"{arm}/seed-{seed}/paper/2/predictions.csv", newline="") as opened:
-            for answer in csv.DictReader(opened):
-                right[arm].setdefault(answer["field"], []).append(100 * (answer["chosen"] == answer["answer"]))
+        for one in answers[f"{arm}/seed-{seed}/paper/2"].to_dict("records"):
+            right[arm].setdefault(one["field"], []).append(100 * (one["chosen"] == one["answer"]))
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
     assert float(row["mean"]) == pytest.approx(np.mean(list(right["facts"].values())))
     cells = [f"{np.mean(of_field):.1f}" for of_field in right["facts"].values()]
@@ -119,7 +131,7 @@ def test_a_python_that_is_not_warm_makes_the_same_table(clone, results, tmp_path
     shutil.copytree(clone, tmp_path / "clone", ignore=shutil.ignore_patterns(*made))
     command = [SNAKEMAKE, "--configfile", "conf/tables/smoke.yaml", "--cores", "2"]
     subprocess.run(command, cwd=tmp_path / "clone", check=True, capture_output=True)
-    for name in ("table.md", "table.csv", "keep_probabilities.json"):
+    for name in ("table.md", "table.csv", "answers.parquet", "keep_probabilities.json"):
         assert (tmp_path / "clone/results/smoke" / name).read_bytes() == (results / name).read_bytes(), name
 
 
@@ -141,39 +153,49 @@ def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypa
     np.testing.assert_allclose(highest, highest[0], atol=0.03)
 
 
-def test_finished_runs_are_not_made_again(clone, snakemake, results):
+def test_finished_runs_are_not_made_again(clone, snakemake, results, warm_python):
     assert "Nothing to be done" in snakemake("-n")
+    assert not (clone / "tables_out/smoke/runs").exists()
     # A fresh clone has the results and nothing else; the files' ages mean nothing in it.
     for folder in ("tables_out/smoke", "data_augmented/smoke", ".snakemake"):
         shutil.rmtree(clone / folder)
     (clone / "data/biography_synthetic.csv").touch()
-    before = (results / "table.csv").read_bytes()
+    before, answers = (results / "table.csv").read_bytes(), (results / "answers.parquet").read_bytes()
     planned = snakemake("-n", "--forcerun", "tables")
     assert "rule train" not in planned
     assert "rule augmentation" not in planned
     snakemake("--forcerun", "tables")
     assert (results / "table.csv").read_bytes() == before
     # A run that is gone is made again, by itself, and comes out the same.
-    run = results / "facts/seed-2"
-    answers = (run / "paper/2/predictions.csv").read_bytes()
-    shutil.rmtree(run)
+    command = [warm_python, "-m", "workflow.results", "forget", "smoke", "facts/seed-2"]
+    subprocess.run(command, cwd=clone, check=True)
+    assert not any("facts/seed-2" in name for of_runs in read_study(results) for name in of_runs)
     planned = snakemake("-n")
     assert planned.count("rule train:") == 1
     assert planned.count("seed=1") == 0
+    # Interrupted before its run is added, the table goes on from there.
+    snakemake("--until", "evaluate", "run_record")
+    assert (results / "answers.parquet").read_bytes() != answers
+    planned = snakemake("-n")
+    assert "rule train:" not in planned and "rule tables:" in planned
     snakemake()
-    assert (run / "paper/2/predictions.csv").read_bytes() == answers
+    assert (results / "answers.parquet").read_bytes() == answers
     assert (results / "table.csv").read_bytes() == before
+    assert "Nothing to be done" in snakemake("-n")
 
 
-def test_other_texts_are_augmented_anew(clone, snakemake, results, tmp_path):
+def test_other_texts_are_augmented_anew(clone, snakemake, results, tmp_path, monkeypatch):
     augmented = clone / "data_augmented/smoke/random-2.csv"
     for path in (augmented, augmented.with_suffix(".json")):
         path.touch()
-    run = shutil.move(results / "random/seed-2", tmp_path)
+    files = [shutil.copy(path, tmp_path) for path in files_of(results)]
+    monkeypatch.chdir(clone)
+    forget("smoke", "random/seed-2")
     assert "rule augmentation" not in snakemake("-n")
     (clone / "data/biography_synthetic.csv").touch()
     assert "rule augmentation" in snakemake("-n")
-    shutil.move(run, results / "random")
+    for path in files:
+        shutil.copy(path, results)
 
 
 def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
@@ -190,11 +212,10 @@ def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
     of_paragraphs, of_groups = [], {}
     for seed in (1, 2):
         scores_of = {}
-        with open(results / f"difference/seed-{seed}/few_shot/1/predictions.csv", newline="") as opened:
-            for answer in csv.DictReader(opened):
-                scores_of.setdefault(answer["name"], []).append(float(answer["log_likelihood"]))
-                of_group = of_groups.setdefault(answer["field"], {})
-                of_group.setdefault((seed, answer["name"]), []).append(float(answer["log_likelihood"]))
+        for one in read_study(results).answers[f"difference/seed-{seed}/few_shot/1"].to_dict("records"):
+            scores_of.setdefault(one["name"], []).append(one["log_likelihood"])
+            of_group = of_groups.setdefault(one["field"], {})
+            of_group.setdefault((seed, one["name"]), []).append(one["log_likelihood"])
         assert sorted(map(len, scores_of.values())) == [2, 2, 3, 3, 3, 3]
         of_paragraphs += [sum(of_one) / len(of_one) for of_one in scores_of.values()]
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("difference", "log_likelihood")]
@@ -204,15 +225,13 @@ def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
     cells = [f"{np.mean([np.mean(of_one) for of_one in of_group.values()]):.2f}" for of_group in of_groups.values()]
     assert re.findall(r"-[\d.]+", row_of(markdown, "few_shot, log-likelihood by field", "difference")) == cells
     assert not re.search("right choice, % by field|differences of right choice", markdown)
-    made = json.loads((results / "untrained/few_shot/metrics.json").read_text())["config"]
+    made = read_study(results).records["untrained/few_shot/metrics.json"]["config"]
     assert (made["dataset"], made["prompts"], made["questions"]) == (None, None, "data/example_questions.csv")
     assert "Nothing to be done" in snakemake("-n", name="smoke_paragraphs")
     config = read(ROOT / "conf/tables/smoke_paragraphs.yaml")
     check.check_results(config, results)
     config["evaluations"]["few_shot"]["template"] = "Q: {question}"
-    with pytest.raises(
-        InputError, match=r"another template than the table has now; .* untrained/few_shot none/seed-1 "
-    ):
+    with pytest.raises(InputError, match=r"another template than the table has now; .* untrained none/seed-1 "):
         check.check_results(config, results)
 
 
@@ -262,26 +281,32 @@ def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, r
     config = read(ROOT / "conf/tables/smoke.yaml")
     check.check_results(config, results)
     with pytest.raises(
-        InputError, match=r"made with another tokens than the table has now; .*delete.*none/seed-1 none"
+        InputError, match=r"another tokens than the table has now; .*: python -m .* forget smoke none/seed-1 none/s"
     ):
         check.check_results(config | {"tokens": 5000}, results)
     for other in (4, None):
         with pytest.raises(
-            InputError, match=r"with another people than the table has now.*untrained/paper none/seed-1"
+            InputError, match=r"with another people than the table has now.* forget smoke untrained none/seed-1"
         ):
             check.check_results(config | {"evaluate": {"people": other} if other else {}}, results)
     with pytest.raises(InputError, match=r"another processes than the table has now"):
         check.check_results(config | {"resources": {"train": {"processes": 2}}}, results)
-    with pytest.raises(InputError, match=r"another seed than the table has now; .* keep_probabilities.json$"):
+    with pytest.raises(InputError, match=r"another seed than the table has now; .*: rm .*/keep_probabilities.json$"):
         check.check_results(config | {"seeds": [2, 1]}, results)
     arms = config["arms"] | {"more": {"augment_type": "random", "alpha": 0.3}}
-    with pytest.raises(InputError, match=r"another arms than the table has now; .* keep_probabilities.json$"):
+    with pytest.raises(InputError, match=r"another arms than the table has now; .*: rm .*/keep_probabilities.json$"):
         check.check_results(config | {"arms": arms}, results)
     # Nobody has trained the untrained model otherwise.
     alone = tmp_path / "smoke"
-    shutil.copytree(results / "untrained", alone / "untrained")
-    with pytest.raises(InputError, match=r"another model than the table has now; .* untrained/paper$"):
+    write_answers(alone, {"untrained/paper": read_study(results).answers["untrained/paper"]})
+    write_records(alone, {name: read_study(results).records[name] for name in ["untrained/paper/metrics.json"]})
+    with pytest.raises(InputError, match=r"another model than the table has now; .* untrained$"):
         check.check_results(config | {"trained": config["large"]}, alone)
+    # What waits to be added is checked as well.
+    artifacts.write_json(tmp_path / "made/none/seed-1/run.json", read_study(results).records["none/seed-1/run.json"])
+    check.check_results(config, alone, tmp_path / "made")
+    with pytest.raises(InputError, match=r"another tokens than the table has now; .* forget smoke none/seed-1$"):
+        check.check_results(config | {"tokens": 5000}, alone, tmp_path / "made")
     with pytest.raises(InputError, match=r"with another quant than the table has now"):
         check.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
     assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
@@ -293,7 +318,7 @@ def test_the_committed_results_are_of_the_tables_settings(path):
     config = read(path)
     results = ROOT / "results" / config["table"]
     # None, or a protocol that was written before its runs.
-    if config["table"].startswith("smoke") or not any(results.rglob("metrics.json")):
+    if config["table"].startswith("smoke") or not read_study(results).records:
         return
     check.check_results(config, results)
     if all("questions" in options for options in config["evaluations"].values()):
@@ -493,9 +518,11 @@ def test_a_difference_before_the_fields_has_dumps_of_its_own(clone, snakemake):
 def test_people_are_paired_by_name(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
     shutil.copytree(results, tmp_path / "smoke")
-    path = tmp_path / "smoke/facts/seed-2/paper/2/predictions.csv"
-    path.write_text(path.read_text().replace("Patricia", "Patrizia"))
-    with pytest.raises(InputError, match="facts/seed-2/paper/2: asked about other people"):
+    asked = "facts/seed-2/paper/2"
+    answers = read_study(results).answers[asked]
+    renamed = answers.assign(name=answers["name"].str.replace("Patricia", "Patrizia"))
+    write_answers(tmp_path / "smoke", read_study(results).answers | {asked: renamed})
+    with pytest.raises(InputError, match="facts/seed-2/paper/2 was asked about other people"):
         summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
 
 
@@ -525,14 +552,14 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
     config["evaluations"] = config["evaluations"] | {"own_words": {"choice": False}}
     config["measures"] = ["log_likelihood", "choice_accuracy"]
     shutil.copytree(results, tmp_path / "smoke")
-    for paper in [*tmp_path.glob("smoke/*/paper"), *tmp_path.glob("smoke/*/*/paper")]:
-        own_words = shutil.copytree(paper, paper.with_name("own_words"))
-        for path in own_words.rglob("predictions.csv"):
-            pd.read_csv(path, keep_default_na=False).assign(chosen="").to_csv(path, index=False)
-        for path in own_words.rglob("metrics.json"):
-            metrics = json.loads(path.read_text())
-            metrics["average"]["choice_accuracy"] = None
-            path.write_text(json.dumps(metrics))
+    records, answers = read_study(results)
+    for name, metrics in list(records.items()):
+        if "/paper" in name:
+            average = metrics["average"] | {"choice_accuracy": None}
+            records = records | {name.replace("/paper", "/own_words"): metrics | {"average": average}}
+    own_words = {asked.replace("/paper", "/own_words"): frame.assign(chosen="") for asked, frame in answers.items()}
+    write_answers(tmp_path / "smoke", answers | own_words)
+    write_records(tmp_path / "smoke", records)
     summary.summarize(config, tmp_path / "smoke")
 
     headings = [line for line in (tmp_path / "smoke/table.md").read_text().splitlines() if line.startswith("## ")]
@@ -557,14 +584,12 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
 
 
 def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
-    lines = ["city,Ann,-1", "city,Bob,-2", "date,Bob,-4"]
-    measured = "".join(f"{line},0,0,a,a\n" for line in lines)
-    header = "field,name,log_likelihood,exact_match,f1,answer,chosen\n"
-    folders = [tmp_path / "1", tmp_path / "2"]
-    for folder, text in zip(folders, (measured, measured.replace("-4", "-5")), strict=True):
-        folder.mkdir()
-        (folder / "predictions.csv").write_text(header + text)
-    found = summary.scores_by_field(folders, "log_likelihood")
+    of_seeds = {}
+    for seed, of_bob in ((1, -4), (2, -5)):
+        lines = [("city", "Ann", -1), ("city", "Bob", -2), ("date", "Bob", of_bob)]
+        of_seeds[f"arm/seed-{seed}/paper/1"] = [answer(*line) for line in lines]
+    add_answers(tmp_path / "table", of_seeds)
+    found = summary.scores_by_field(tmp_path / "table", list(of_seeds), "log_likelihood")
     assert {field: values.tolist() for field, values in found.items()} == {
         "city": [[-1, -2], [-1, -2]],
         "date": [[-4], [-5]],
@@ -572,9 +597,10 @@ def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
 
 
 def test_names_and_answers_that_are_all_numbers_are_texts(tmp_path):
-    header = "field,name,log_likelihood,exact_match,f1,answer,chosen\n"
-    (tmp_path / "predictions.csv").write_text(header + "year,007,-1,0,0,1950,1950\nyear,7,-2,0,0,01950,1950\n")
-    assert summary.read_scores(tmp_path)["choice_accuracy"].to_dict() == {"007": 100, "7": 0}
+    rows = [answer("year", "007", answer="1950", chosen="1950"), answer("year", "7", answer="01950", chosen="1950")]
+    add_answers(tmp_path / "table", {"untrained/paper": rows})
+    scores_of_names = summary.read_scores(tmp_path / "table", "untrained/paper")
+    assert scores_of_names["choice_accuracy"].to_dict() == {"007": 100, "7": 0}
 
 
 def test_a_bad_table_is_one_line(snakemake):
@@ -626,17 +652,18 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     snakemake(name="one_rate")
     results = clone / "results/smoke_epochs"
     # 100 texts in batches of 50, four times.
-    assert json.loads((results / "none/seed-1-rate-0.01/run.json").read_text())["steps"] == 8
+    assert read_study(results).records["none/seed-1-rate-0.01/run.json"]["steps"] == 8
     assert settings_of(changed | {"epochs": 4}, "none") == settings_of(changed, "none")
     of_reported = []
     for seed in config["seeds"]:
-        folder = results / f"random/seed-{seed}-rate-0.01"
+        records, found = read_study(results)
+        run = f"random/seed-{seed}-rate-0.01"
         # 200 texts in batches of 50, twice.
-        assert json.loads((folder / "run.json").read_text())["steps"] == 8
+        assert records[f"{run}/run.json"]["steps"] == 8
         for part in (1, 2):
-            asked = json.loads((folder / f"questions/{part}/metrics.json").read_text())["config"]
+            asked = records[f"{run}/questions/{part}/metrics.json"]["config"]
             assert asked["model_dir"].endswith(f"random-{seed}-rate-0.01.model/checkpoint-{4 * part}")
-        answers = pd.read_csv(folder / "questions/1/predictions.csv")
+        answers = found[f"{run}/questions/1"]
         # Nothing is right after so little, so the earliest is taken; of five people three are reported.
         assert not answers["exact_match"].any() and not answers["f1"].any()
         of_reported += [of_field["log_likelihood"][:3].mean() for _, of_field in answers.groupby("field")]
@@ -726,23 +753,23 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
         }
         for row, one in enumerate(asked)
     ]
-    folder = tmp_path / "answers"
+    folder, asked = tmp_path / "answers", "arm/seed-1/paper/1"
     artifacts.write_csv(folder / "predictions.csv", rows)
+    artifacts.write_json(folder / "metrics.json", {})
     expected = scores.by_field(rows)["average"]
-    for step in ("as evaluate.py writes them", "as the table keeps them"):
-        if step == "as the table keeps them":
-            artifacts.write_json(folder / "metrics.json", {})
-            trim.trim(folder, tmp_path / "results")
-            folder = tmp_path / "results"
-            assert not {"prompt", "question", "accepted"} & {*pd.read_csv(folder / "predictions.csv").columns}
-        found = summary.read_scores(folder)
-        assert len(found) == len(people)
-        # Sums of float64 in another order.
-        assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
-        assert {
-            field: values.mean() for field, values in summary.scores_by_field([folder], "f1").items()
-        } == pytest.approx({"city": expected["f1"]})
-        assert summary.read_answers(folder)["prediction"].tolist() == ["half\rof it"] * 5
+    trim.trim(folder, tmp_path / "made" / asked)
+    assert not {"prompt", "question", "accepted"} & {
+        *pd.read_csv(tmp_path / "made" / asked / "predictions.csv").columns
+    }
+    results = tmp_path / "results"
+    add(tmp_path / "made", results)
+    found = summary.read_scores(results, asked)
+    assert len(found) == len(people)
+    # Sums of float64 in another order.
+    assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
+    of_fields = summary.scores_by_field(results, [asked], "f1")
+    assert {field: values.mean() for field, values in of_fields.items()} == pytest.approx({"city": expected["f1"]})
+    assert summary.read_answers(results, asked)["prediction"].tolist() == ["half\rof it"] * 5
 
 
 ODD_NAMES = [

@@ -15,6 +15,7 @@ from utils.arguments import check_arguments
 from utils.errors import InputError
 from utils.rules import integer, seed, text
 from utils.script import CONFIG_FOLDER, check, check_value, unknown_key
+from workflow.results import read_made, read_record, read_study
 from workflow.table import (
     DUMPS,
     MEASURES,
@@ -272,35 +273,41 @@ def check_number(key: str, value: object) -> None:
         raise InputError(f"{key}={value}: must be a number (to YAML 1e-3 is text: 0.001, or 1.0e-3)")
 
 
-def check_results(config: dict, results: Path) -> None:
-    """Raise InputError where results are there that other settings than the table's have made."""
+def check_results(config: dict, results: Path, made: Path | None = None) -> None:
+    """Raise InputError where results are there, or in `made` not added yet, that other settings than the table's have
+    made."""
     other: dict[str, set[str]] = {}
+    found_records = read_study(results).records | (read_made(made) if made else {})
+    shown = results / "keep_probabilities.json"
+    if shown.is_file():
+        found_records |= {shown.name: read_record(shown)}
     asked = {evaluation: resolved(config, evaluation) for evaluation in config["evaluations"]}
-    for path in map(results.joinpath, runs(config)):
-        if not path.is_file():
+    for name in [shown.name, *runs(config)]:
+        if name not in found_records:
             continue
-        made = json.loads(path.read_text(encoding="utf-8"))
-        parts = path.relative_to(results).parts
-        if path.name == "metrics.json":
+        record, parts = found_records[name], name.split("/")
+        if parts[-1] == "metrics.json":
             is_untrained = parts[0] == "untrained"
             needed = asked[parts[1]] | {"model": config["trained"]} if is_untrained else asked[parts[2]]
             # A key that is younger than the results was at its default.
-            found = {key: made["config"].get(key, value) for key, value in needed.items()}
+            found = {key: record["config"].get(key, value) for key, value in needed.items()}
             found["prompts"] = RENAMED.get(found["prompts"], found["prompts"])
         else:
-            needed = shown_by(config) if path.name == "keep_probabilities.json" else settings_of(config, parts[0])
+            needed = shown_by(config) if name == shown.name else settings_of(config, parts[0])
             needed = json.loads(json.dumps(needed))
-            found = made.get("settings", {})
+            found = record.get("settings", {})
         keys = {key for key in found.keys() | needed.keys() if found.get(key) != needed.get(key)}
         if keys:
-            run = "/".join(parts[:2])
+            run = "/".join(parts[: 1 if parts[0] == "untrained" else 2])
             other[run] = other.get(run, set()) | keys
     if other:
         keys = ", ".join(sorted(set().union(*other.values())))
-        folders = " ".join(other)
+        commands = [f"rm {shown}"] if other.pop(shown.name, None) else []
+        if other:
+            commands.append(f"python -m workflow.results forget {results.name} {' '.join(other)}")
         raise InputError(
             f"made with another {keys} than the table has now; give your own table another `table:`, "
-            f"or, to run these again, delete in {results}: {folders}"
+            f"or, to run these again: {' && '.join(commands)}"
         )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow.table import MEASURES, asked_of, rates_of, run_of
+from utils.errors import InputError
+from workflow.results import asked_at, read_study
+from workflow.table import MEASURES, rates_of, run_of
 
 # What decides; among equals the next.
 DECIDES = ("exact_match", "f1")
@@ -37,12 +39,13 @@ def ways_of(config: dict) -> dict[str, slice]:
     }
 
 
-def read_answers(folder: Path, people: slice = EVERYBODY) -> pd.DataFrame:
-    """A predictions.csv: a row for each question about these people, or paragraphs, and a column for each measure."""
-    # A name or an answer is text, whether it is 007 or None.
-    texts = dict.fromkeys(("field", "name", "answer", "prediction", "chosen"), str)
-    answers = pd.read_csv(folder / "predictions.csv", keep_default_na=False, dtype=texts)
-    answers["choice_accuracy"] = 100.0 * (answers["chosen"] == answers["answer"])
+def read_answers(results: Path, asked: str, people: slice = EVERYBODY) -> pd.DataFrame:
+    """A row for each question about these people, or paragraphs, and a column for each measure."""
+    study = read_study(results)
+    if asked not in study.answers:
+        raise InputError(f"{results}: no answers of {asked}; make tables TABLE={results.name}")
+    answers = study.answers[asked]
+    answers = answers.assign(choice_accuracy=100.0 * (answers["chosen"] == answers["answer"]))
     if not answers["chosen"].astype(bool).all():
         answers["choice_accuracy"] = np.nan
     return about(answers, people)
@@ -53,10 +56,10 @@ def about(answers: pd.DataFrame, people: slice) -> pd.DataFrame:
     return answers[answers["name"].isin(answers["name"].unique()[people])]
 
 
-def read_scores(folder: Path, people: slice = EVERYBODY) -> pd.DataFrame:
+def read_scores(results: Path, asked: str, people: slice = EVERYBODY) -> pd.DataFrame:
     """A row for each person, by name, and a column for each measure: means over the fields; for each paragraph of free
     questions, over these."""
-    return read_answers(folder, people).groupby("name", sort=True)[list(MEASURES)].mean()
+    return read_answers(results, asked, people).groupby("name", sort=True)[list(MEASURES)].mean()
 
 
 def choose(config: dict, results: Path) -> Chosen:
@@ -80,8 +83,9 @@ def choose(config: dict, results: Path) -> Chosen:
 def means(config: dict, results: Path, arm: str, rate: float | None, part: int) -> dict[str, list[float]]:
     """For each way of choosing, a checkpoint's means of what decides."""
     runs = [run_of(arm, seed, rate) for seed in config["seeds"]]
-    folders = [results / asked_of(run, evaluation, part) for run in runs for evaluation in config["evaluations"]]
-    answers = [read_answers(folder) for folder in folders]
+    answers = [
+        read_answers(results, asked_at(run, evaluation, part)) for run in runs for evaluation in config["evaluations"]
+    ]
     return {
         # Rounded, so that equals are equal in whatever order they were summed.
         way: [round(float(np.mean([about(one, people)[measure].mean() for one in answers])), 6) for measure in DECIDES]
@@ -93,7 +97,7 @@ def asked(config: dict, chosen: Chosen) -> Iterator[tuple[str, str, dict[str, li
     """For each evaluation and way of choosing its heading, the evaluation, and each arm's folders, seed by seed."""
     for evaluation, (way, choices) in itertools.product(config["evaluations"], chosen.items()):
         folders = {
-            arm: [asked_of(run_of(arm, seed, rate), evaluation, part) for seed in config["seeds"]]
+            arm: [asked_at(run_of(arm, seed, rate), evaluation, part) for seed in config["seeds"]]
             for arm, (rate, part) in choices.items()
         }
         yield ", ".join(filter(None, (evaluation, way))), evaluation, folders

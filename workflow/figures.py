@@ -22,10 +22,11 @@ from utils import biography
 from utils.artifacts import whole_file, write_csv
 from utils.errors import InputError
 from workflow import intervals, ranks
+from workflow.choice import read_answers
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
-from workflow.summary import read_answers
-from workflow.table import MEASURES, asked_of, run_of
+from workflow.results import asked_at
+from workflow.table import MEASURES, run_of
 
 # The paper's Table 1, per cent by field: exact match, F1.
 PAPER = {
@@ -157,10 +158,8 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
     apart = distances(config["dataset"])
     answers = []
     for seed in config["seeds"]:
-        folder = results / asked_of(run_of("none", seed, None), evaluation, config["checkpoints"])
-        if not (folder / "predictions.csv").is_file():
-            raise InputError(f"{folder}: no predictions.csv, which Figure 1 shows; make tables TABLE={config['table']}")
-        answers.append(read_answers(folder).sort_values("name", kind="stable"))
+        asked = asked_at(run_of("none", seed, None), evaluation, config["checkpoints"])
+        answers.append(read_answers(results, asked).sort_values("name", kind="stable"))
     rows = []
     for field in FIELDS:
         for measure in ("exact_match", "f1"):

@@ -14,6 +14,7 @@ from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import check, intervals
 from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
+from workflow.results import read_study
 from workflow.summary import scores_by_field
 from workflow.table import augmentation_of, plain_paths, rates_of, runs
 
@@ -99,7 +100,7 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
     for arm in TABLES[2][0]:
         alone = config | {"arms": {arm: config["arms"][arm]}}
         files = [file for file in runs(alone) if file.startswith(f"{arm}/")]
-        missing = sum(not (results / file).is_file() for file in files)
+        missing = len(set(files) - read_study(results).records.keys())
         if missing:
             if missing < len(files):
                 print(f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing: it counts as not run")
@@ -111,11 +112,12 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
             # Of the only evaluation.
             ((_, _, folders),) = asked(alone, {way: choices})
             for measure in MEASURES:
-                seed_folders = [results / folder for folder in folders[arm]]
                 if on_paragraphs:
-                    found = {"all": np.stack([read_scores(one, reported(config))[measure] for one in seed_folders])}
+                    found = {
+                        "all": np.stack([read_scores(results, one, reported(config))[measure] for one in folders[arm]])
+                    }
                 else:
-                    found = scores_by_field(seed_folders, measure, reported(config))
+                    found = scores_by_field(results, folders[arm], measure, reported(config))
                 for field in fields:
                     shares = found[field] / 100
                     low, high = intervals.interval(shares)

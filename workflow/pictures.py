@@ -1,7 +1,6 @@
 """A table's pictures: scores by arm, learning curves, one text under each arm's keep-probabilities."""
 
 import itertools
-import json
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,8 @@ from matplotlib import pyplot
 
 from utils.artifacts import whole_file
 from workflow.choice import Chosen
-from workflow.table import MEASURES, asked_of, measured, run_of
+from workflow.results import asked_at, read_study
+from workflow.table import MEASURES, measured, run_of
 
 # The arms that the text speaks of, each by its colour, its dashes and its mark, so that they differ in grey as well.
 HIGHLIGHTED = {
@@ -55,16 +55,17 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
     """By share of the budget, means over the seeds: the table's measures (of all who were asked about), and the
     training loss; at the learning rates that the first way of choosing has, as `runs` are."""
     rates = {arm: rate for arm, (rate, _) in next(iter(chosen.values())).items()}
-    pairs = measured(config, results)
+    pairs, records = measured(config, results), read_study(results).records
+
+    def average(asked: str, measure: str) -> float:
+        return records[f"{asked}/metrics.json"]["average"][measure]
+
     figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
         for arm in runs:
             seed_scores = [
-                [
-                    average(results / asked_of(run_of(arm, seed, rates[arm]), evaluation, part), measure)
-                    for part in parts
-                ]
+                [average(asked_at(run_of(arm, seed, rates[arm]), evaluation, part), measure) for part in parts]
                 for seed in config["seeds"]
             ]
             means = np.mean(seed_scores, axis=0)
@@ -92,10 +93,6 @@ def line_of(arm: str, arms: Iterable[str]) -> dict:
     others = [other for other in arms if other not in HIGHLIGHTED]
     label = textwrap.fill(f"others: {', '.join(others)}", 30) if arm == others[0] else None
     return {"label": label, "linewidth": 1, "color": "#b0b0b0", "marker": ".", "zorder": 2}
-
-
-def average(folder: Path, measure: str) -> float:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["average"][measure]
 
 
 def keep_probabilities(kept: dict, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table and its pictures, from what its runs left in results/<table>/: table.md, .csv, .tex, three PNG files."""
+"""A table and its pictures, from the runs of results/<table>/: table.md, .csv, .tex, three PNG files."""
 
 import itertools
 import json
@@ -11,6 +11,7 @@ from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
 from workflow.choice import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
+from workflow.results import read_study
 from workflow.table import MEASURES, asked_about, epochs_of, measured, run_of
 
 # pandas escapes what stands in cells, not in captions.
@@ -22,12 +23,11 @@ Cells = dict[str, dict[str, str]]
 
 def read_runs(config: dict, results: Path, chosen: Chosen) -> dict[str, list[dict]]:
     """Each arm's run.json, seed by seed, at the learning rate that the first way of choosing has."""
-
-    def read(arm: str, seed: int, rate: float | None) -> dict:
-        return json.loads((results / run_of(arm, seed, rate) / "run.json").read_text(encoding="utf-8"))
-
-    first = next(iter(chosen.values()))
-    return {arm: [read(arm, seed, rate) for seed in config["seeds"]] for arm, (rate, _) in first.items()}
+    records, first = read_study(results).records, next(iter(chosen.values()))
+    return {
+        arm: [records[f"{run_of(arm, seed, rate)}/run.json"] for seed in config["seeds"]]
+        for arm, (rate, _) in first.items()
+    }
 
 
 def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
@@ -36,16 +36,17 @@ def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
     against = config["against"]
     rows = []
     for heading, evaluation, folders in asked(config, chosen):
-        untrained = read_scores(results / "untrained" / evaluation, reported(config))
+        untrained = read_scores(results, f"untrained/{evaluation}", reported(config))
         scores = {}
         for arm, arm_folders in folders.items():
             seed_scores = []
             for folder in arm_folders:
-                seed_scores.append(read_scores(results / folder, reported(config)))
+                seed_scores.append(read_scores(results, folder, reported(config)))
                 if not seed_scores[-1].index.equals(untrained.index):
                     about = asked_about(config, evaluation)
                     raise InputError(
-                        f"{results / folder}: asked about other {about} than untrained/; delete it to redo it"
+                        f"{results}: {folder} was asked about other {about} than untrained; to redo it: "
+                        f"python -m workflow.results forget {results.name} {folder}"
                     )
             scores[arm] = {measure: np.stack([one[measure] for one in seed_scores]) for measure in MEASURES}
         for measure in MEASURES:
@@ -120,7 +121,7 @@ def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
             continue
         name, digits = MEASURES[measure]
         scores = {
-            arm: scores_by_field([results / folder for folder in arm_folders], measure, reported(config))
+            arm: scores_by_field(results, arm_folders, measure, reported(config))
             for arm, arm_folders in ({"untrained": [f"untrained/{evaluation}"]} | folders).items()
         }
         tables[f"{heading}, {name} by field"] = {
@@ -139,11 +140,13 @@ def by_field(config: dict, results: Path, chosen: Chosen) -> dict[str, Cells]:
     return tables
 
 
-def scores_by_field(folders: list[Path], measure: str, people: slice = EVERYBODY) -> dict[str, np.ndarray]:
+def scores_by_field(
+    results: Path, folders: list[str], measure: str, people: slice = EVERYBODY
+) -> dict[str, np.ndarray]:
     """Each field's scores [seeds, people]: a folder for each seed, the people (or paragraphs) that have the field, by
     name."""
     tables = [
-        read_answers(folder, people).pivot_table(measure, "name", "field", sort=False).sort_index()
+        read_answers(results, folder, people).pivot_table(measure, "name", "field", sort=False).sort_index()
         for folder in folders
     ]
     return {field: np.stack([table[field].dropna() for table in tables]) for field in tables[0]}
@@ -152,7 +155,7 @@ def scores_by_field(folders: list[Path], measure: str, people: slice = EVERYBODY
 def how_asked(config: dict, results: Path) -> str:
     """For people to read: how many were asked about, and what the intervals and p-values are over."""
     kinds = {evaluation: asked_about(config, evaluation) for evaluation in config["evaluations"]}
-    counts = [f"{len(read_scores(results / 'untrained' / evaluation))} {kind}" for evaluation, kind in kinds.items()]
+    counts = [f"{len(read_scores(results, f'untrained/{evaluation}'))} {kind}" for evaluation, kind in kinds.items()]
     asked, over = ", ".join(dict.fromkeys(counts)), " or ".join(dict.fromkeys(kinds.values()))
     about_paragraphs = ""
     if "paragraphs" in kinds.values():
@@ -168,7 +171,7 @@ def how_chosen(config: dict, results: Path) -> str:
     """For people to read: of a table in epochs, who is reported and what was chosen on whom."""
     first = next(iter(config["evaluations"]))
     rates, about = ", ".join(map(str, config["learning_rates"])), asked_about(config, first)
-    others = len(read_scores(results / "untrained" / first)) - config["reported"]
+    others = len(read_scores(results, f"untrained/{first}")) - config["reported"]
     own = [f", {arm} for {epochs_of(config, arm)}" for arm, keys in config["arms"].items() if "epochs" in (keys or {})]
     often = "once" if config["checkpoints"] == 1 else f"{config['checkpoints']} times, at equal distances"
     who, which, over = "people of the dataset", "who", "people and fields"

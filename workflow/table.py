@@ -1,11 +1,11 @@
 """What follows from a table's YAML (conf/tables/)."""
 
 import itertools
-import json
 from pathlib import Path
 
 from utils.next_stage import quoted
 from utils.rules import plain_path
+from workflow.results import asked_at, read_study
 
 # What a rule may use, where the table's `resources` say nothing: megabytes, minutes, GPUs, threads, and processes that
 # share its work by torchrun.
@@ -130,7 +130,7 @@ def measured(config: dict, results: Path) -> list[tuple[str, str]]:
     """Each evaluation with each of the table's measures that it has: without choices, no choice_accuracy."""
 
     def means(evaluation: str) -> dict:
-        return json.loads((results / "untrained" / evaluation / "metrics.json").read_text(encoding="utf-8"))["average"]
+        return read_study(results).records[f"untrained/{evaluation}/metrics.json"]["average"]
 
     return [
         (evaluation, measure)
@@ -146,22 +146,17 @@ def rates_of(config: dict) -> list[float | None]:
 
 
 def run_of(arm: str, seed: int, rate: float | None) -> str:
-    """The folder of a run, in results/<table>/."""
+    """The name of a run."""
     return f"{arm}/seed-{seed}" + ("" if rate is None else f"-rate-{rate}")
 
 
-def asked_of(run: str, evaluation: str, part: int) -> str:
-    """The folder, in results/<table>/, of what the checkpoint after this part of a run's budget was asked."""
-    return f"{run}/{evaluation}/{part}"
-
-
 def runs(config: dict) -> list[str]:
-    """The files of a table, in results/<table>/, that its runs write."""
+    """The records of a table's runs, by name (see workflow/results.py)."""
     parts = range(1, config["checkpoints"] + 1)
     evaluations = config["evaluations"]
-    files = ["keep_probabilities.json", *(f"untrained/{evaluation}/metrics.json" for evaluation in evaluations)]
+    files = [f"untrained/{evaluation}/metrics.json" for evaluation in evaluations]
     for arm, seed, rate in itertools.product(config["arms"], config["seeds"], rates_of(config)):
         run = run_of(arm, seed, rate)
         files.append(f"{run}/run.json")
-        files += [f"{asked_of(run, evaluation, part)}/metrics.json" for evaluation in evaluations for part in parts]
+        files += [f"{asked_at(run, evaluation, part)}/metrics.json" for evaluation in evaluations for part in parts]
     return files

@@ -1,26 +1,35 @@
 # What the rules of a table share: every arm and seed goes through the five scripts, by their ordinary command lines.
 #
-# What is large goes to tables_out/<table>/ and data_augmented/<table>/; scores, tables and pictures to results/<table>/.
+# What is large goes to tables_out/<table>/ and data_augmented/<table>/; tables and pictures to results/<table>/. Runs
+# lie in tables_out/<table>/runs/ until the table is made, and then in two files of results/<table>/.
 # conf/tables/smoke.yaml says what each key of a table means.
 
 from workflow.check import check_results, check_table
+from workflow.results import clear, made_of, read_study
 from workflow.table import NAME, dump_of, is_plain, needs, runs
 
 try:
     check_table(config)
     config = plain_paths(config)
-    check_results(config, Path("results", config["table"]))
+    check_results(config, Path("results", config["table"]), made_of(config["table"]))
+    DONE = read_study(Path("results", config["table"])).records
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 TABLE = config["table"]
-WORK, RESULTS = f"tables_out/{TABLE}", f"results/{TABLE}"
+WORK, RESULTS, RUNS = f"tables_out/{TABLE}", f"results/{TABLE}", made_of(TABLE)
 # The learning rate of a run, as workflow.table.run_of writes it; nothing where the table does not search over several.
 RATE = "-rate-" if config.get("learning_rates") else ""
 # What is done is left out, so that what it was made of, which is not committed, is not made again.
-TO_DO = [f"{RESULTS}/{file}" for file in runs(config) if not Path(RESULTS, file).exists()]
+TO_DO = [f"{RUNS}/{file}" for file in runs(config) if file not in DONE]
+TO_DO = [path for path in [f"{RESULTS}/keep_probabilities.json", *TO_DO] if not Path(path).exists()]
 # What is to do by name as well: a finished table alone would not have a run made again that is gone.
 TARGETS = [*TO_DO, f"{RESULTS}/table.md"]
+
+
+# Not by the rule that adds them: Snakemake looks for its targets once more at the end.
+onsuccess:
+    clear(RUNS, Path(RESULTS))
 
 
 def section(name: str) -> dict:

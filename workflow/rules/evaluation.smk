@@ -9,7 +9,7 @@ rule evaluate:
         f"{WORK}/{{arm}}-{{seed}}{{rate}}.model",
     output:
         [
-            f"{RESULTS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}/{part}/metrics.json"
+            f"{RUNS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}/{part}/metrics.json"
             for part in range(1, config["checkpoints"] + 1)
         ],
     log:
@@ -19,7 +19,7 @@ rule evaluate:
     params:
         # In there, so that they go when it goes.
         answers=f"{WORK}/{{arm}}-{{seed}}{{rate}}.model/{{evaluation}}",
-        results=f"{RESULTS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}",
+        results=f"{RUNS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}",
         options=lambda wildcards: overrides(asked_by(config, wildcards.evaluation), {"resume": True}),
         kept="each" if config.get("epochs") else "last",
     threads: needs(config, "evaluate")["threads"]
@@ -37,7 +37,7 @@ rule evaluate_untrained:
     input:
         folder_of(config["trained"]),
     output:
-        f"{RESULTS}/untrained/{{evaluation}}/metrics.json",
+        f"{RUNS}/untrained/{{evaluation}}/metrics.json",
     log:
         f"{WORK}/logs/evaluate_untrained-{{evaluation}}.log",
     params:

@@ -22,9 +22,11 @@ rule keep_probabilities:
         "../scripts/keep_probabilities.py"
 
 
+# Its runs, also those of an interrupted table that wait to be added, go into results/<table>/ first.
 rule tables:
     input:
         TO_DO,
+        sorted(map(str, RUNS.rglob("predictions.csv"))),
     output:
         f"{RESULTS}/table.md",
         f"{RESULTS}/table.csv",
@@ -36,6 +38,6 @@ rule tables:
         f"{WORK}/logs/tables.log",
     params:
         config=config,
-        results=RESULTS,
+        made=RUNS,
     script:
         "../scripts/tables.py"

@@ -89,7 +89,7 @@ rule run_record:
             f"data_augmented/{TABLE}/{wildcards.arm}-{wildcards.seed}.json" if augmentation_of(config, wildcards.arm) else []
         ),
     output:
-        f"{RESULTS}/{{arm}}/seed-{{seed}}{{rate}}/run.json",
+        f"{RUNS}/{{arm}}/seed-{{seed}}{{rate}}/run.json",
     log:
         f"{WORK}/logs/run_record-{{arm}}-{{seed}}{{rate}}.log",
     params:

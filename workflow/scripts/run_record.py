@@ -1,4 +1,4 @@
-"""The record of a run, results/<table>/<arm>/seed-<seed>/run.json (rule run_record)."""
+"""The record of a run, tables_out/<table>/runs/<arm>/seed-<seed>/run.json (rule run_record)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Move answers to results/, small enough to commit.
+"""Move answers to a table's runs, small enough to commit.
 
     python -m workflow.scripts.trim ANSWERS RESULTS last|each
 
