@@ -222,8 +222,21 @@ def test_forget_is_a_command(place):
     command = [sys.executable, "-m", "workflow.results", "forget", "study"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (2, "python -m workflow.results forget TABLE RUN...\n")
+    usage = "python -m workflow.results add TABLE, or forget TABLE RUN...\n"
+    assert (done.returncode, done.stderr) == (2, usage)
     done = subprocess.run([*command, "nobody"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and done.stderr.startswith("nobody: no such run") and done.stderr.count("\n") == 1
     subprocess.run([*command, "untrained"], check=True, env=environment)
     assert "untrained/paper" not in read_study(place).answers
+
+
+def test_add_is_a_command_that_moves_the_finished_runs(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = results.made_of("study")
+    for records, answers in runs():
+        write_run(made, records, answers)
+    results.main("add", "study")
+    assert content(Path("results/study")) == content(whole)
+    assert not made.exists()
+    with pytest.raises(InputError, match="tables_out/study/runs: no finished runs to add"):
+        results.main("add", "study")

@@ -6,6 +6,7 @@ budget; 0 before any training), and what predictions.csv has. runs.json has each
 While runs are made, their files lie in tables_out/<table>/runs/ under these names: <run>/run.json, and in
 <run>/<evaluation>/<part>/, or untrained/<evaluation>/, metrics.json and predictions.csv (not of each part).
 
+    python -m workflow.results add TABLE               # add the finished runs of a table that is not finished
     python -m workflow.results forget TABLE RUN...     # take runs out, so that they are made again
 """
 
@@ -199,11 +200,22 @@ def lies_in(name: str, *folders: str) -> bool:
     return f"{name}/".startswith(tuple(f"{folder}/" for folder in folders))
 
 
+def main(command: str = "", table: str = "", *runs: str) -> None:
+    if command == "forget" and runs:
+        forget(table, *runs)
+    elif command == "add" and table and not runs:
+        made, results = made_of(table), Path("results", table)
+        if not read_made(made):
+            raise InputError(f"{made}: no finished runs to add")
+        add(made, results)
+        clear(made, results)
+    else:
+        raise InputError("python -m workflow.results add TABLE, or forget TABLE RUN...")
+
+
 if __name__ == "__main__":
     try:
-        if sys.argv[1:2] != ["forget"] or len(sys.argv) < 4:
-            raise InputError("python -m workflow.results forget TABLE RUN...")
-        forget(*sys.argv[2:])
+        main(*sys.argv[1:])
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
