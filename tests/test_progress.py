@@ -1,5 +1,6 @@
 """Progress: lines where there is no terminal, a bar where there is one, and nothing from other processes."""
 
+import gc
 import re
 import sys
 
@@ -50,6 +51,21 @@ def test_what_is_done_is_not_said_twice(clock, capsys):
 def test_other_processes_say_nothing(clock, capsys):
     assert list(progress.bar(range(3), desc="texts", silent=True)) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("made", ["_get_free_pos", "format_dict"])
+def test_a_signal_while_it_is_made_leaves_nothing_to_complain_of(made, monkeypatch, capsys):
+    """Python would print what fails while it deletes what is left."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Lines, made, property(stopped) if made == "format_dict" else stopped)
+    with pytest.raises(KeyboardInterrupt):
+        progress.bar(range(3), desc="texts")
+    progress.Lines.__new__(progress.Lines).close()
+    gc.collect()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_terminal_has_a_bar(monkeypatch, capsys):

@@ -21,6 +21,9 @@ class Lines(tqdm):
         print(self if msg is None else msg, file=self.fp, flush=True)
 
     def close(self):
+        # The last that __init__ sets: a signal may have stopped it, and what is left is closed all the same.
+        if not hasattr(self, "start_t"):
+            return
         if not self.disable and self.n != self.last_print_n:
             self.display()
         super().close()
