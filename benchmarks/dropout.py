@@ -21,10 +21,10 @@ def variants(models: dict[str, str], quick: bool) -> None:
         for first in range(0, many, 1000):
             chunk = slice(first, min(first + 1000, many))
             bounds = dump.bounds[chunk.start : chunk.stop + 1]
-            of_tokens = slice(bounds[0], bounds[-1])
-            keep = dropout.keep_by_rank(dump.values[of_tokens], bounds - bounds[0], 0.7, 0.05)
+            token_slice = slice(bounds[0], bounds[-1])
+            keep = dropout.keep_by_rank(dump.values[token_slice], bounds - bounds[0], 0.7, 0.05)
             generator = np.random.default_rng(first)
-            dropout.variants(texts[chunk], dump.offsets[of_tokens], bounds - bounds[0], keep, 10, generator)
+            dropout.variants(texts[chunk], dump.offsets[token_slice], bounds - bounds[0], keep, 10, generator)
 
     rates = alternate(3, (plain, few * 10), (ours, many * 10))
     compare("token-dropout, 10 variants a text", "loop over tokens", *rates, "variants/s")

@@ -31,8 +31,8 @@ def body(model, ids: list[list[int]], in_batches: list[list[int]]) -> Callable[[
     def run():
         model.set_attn_implementation("sdpa")
         for batch in in_batches:
-            of_batch, mask = padded([ids[index] for index in batch])
-            model.base_model(input_ids=of_batch, attention_mask=mask, use_cache=False)
+            input_ids, mask = padded([ids[index] for index in batch])
+            model.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False)
 
     return run
 
@@ -48,8 +48,8 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     receive = received_attention.ReceivedAttention(model)
     plain = partial(plain_extraction.received_attention, other, few)
 
-    def ours(of_part):
-        for batch in of_part:
+    def ours(part):
+        for batch in part:
             receive.texts([ids[index] for index in batch])
 
     for defined, found in zip(plain(), receive.texts(few), strict=True):
@@ -59,14 +59,14 @@ def short_texts(models: dict[str, str], quick: bool) -> None:
     # In parts, each with short and long batches, so that there is a spread.
     parts = 2 if quick else 5
     for first in range(parts):
-        of_part = in_batches[first::parts]
-        count = sum(len(ids[index]) for batch in of_part for index in batch)
-        ways = [(plain, sum(map(len, few))), (body(other, ids, of_part), count), (partial(ours, of_part), count)]
+        part = in_batches[first::parts]
+        count = sum(len(ids[index]) for batch in part for index in batch)
+        ways = [(plain, sum(map(len, few))), (body(other, ids, part), count), (partial(ours, part), count)]
         turns.append([rate for (rate,) in alternate(1, *ways)])
-    of_plain, of_body, of_ours = (list(rates) for rates in zip(*turns, strict=True))
+    plain_rates, body_rates, our_rates = (list(rates) for rates in zip(*turns, strict=True))
     name = f"extraction, {len(ids):,} biographies"
-    compare(name, "one text at a time", of_plain, of_ours, "tokens/s")
-    compare(name, "bare body", of_body, of_ours, "tokens/s")
+    compare(name, "one text at a time", plain_rates, our_rates, "tokens/s")
+    compare(name, "bare body", body_rates, our_rates, "tokens/s")
 
 
 def measure(folder: str, length: int, way: str, dtype: str) -> tuple[float, float]:
@@ -107,11 +107,13 @@ def measured(folder: str, length: int, way: str) -> tuple[float, float]:
 def long_texts(models: dict[str, str], quick: bool) -> None:
     length, repeats = (256, 1) if quick else (2048, 3)
     turns = [[measured(models["small"], length, way) for way in ("plain", "body", "ours")] for _ in range(repeats)]
-    plain, of_body, ours = ([length / seconds for seconds, _ in of_way] for of_way in zip(*turns, strict=True))
-    memory = [statistics.median(megabytes for _, megabytes in of_way) for of_way in zip(*turns, strict=True)]
+    plain_rates, body_rates, our_rates = (
+        [length / seconds for seconds, _ in runs] for runs in zip(*turns, strict=True)
+    )
+    memory = [statistics.median(megabytes for _, megabytes in runs) for runs in zip(*turns, strict=True)]
     name = f"extraction, one text of {length:,}"
-    compare(name, "all layers' maps", plain, ours, "tokens/s")
-    compare(name, "bare body", of_body, ours, "tokens/s")
+    compare(name, "all layers' maps", plain_rates, our_rates, "tokens/s")
+    compare(name, "bare body", body_rates, our_rates, "tokens/s")
     maps, found = f"all layers' maps: {memory[0]:,.0f} MB", f"{memory[2]:,.0f} MB"
     row(f"{name}, memory above the weights", maps, found, f"{memory[0] / memory[2]:.0f}")
 
@@ -120,12 +122,12 @@ def growth(models: dict[str, str], quick: bool) -> None:
     """Memory from a length to eight times as much, time beside the bare body, and a very long text."""
     short, long, very_long = (32, 256, 400) if quick else (1024, 8192, 32768)
     _, least = measured(models["small"], short, "ours")
-    of_body, _ = measured(models["small"], long, "body")
+    body_seconds, _ = measured(models["small"], long, "body")
     seconds, most = measured(models["small"], long, "ours")
     name = f"extraction, from {short:,} to {long:,} tokens, memory above the weights"
     row(name, "-", f"{least:,.0f} to {most:,.0f} MB", f"{most / least:.1f} times")
     name = f"extraction, one text of {long:,}"
-    row(name, f"bare body: {of_body:.1f} s", f"{seconds:.1f} s", f"{seconds / of_body:.2f} times")
+    row(name, f"bare body: {body_seconds:.1f} s", f"{seconds:.1f} s", f"{seconds / body_seconds:.2f} times")
     seconds, most = measured(models["large"], very_long, "ours")
     name = f"extraction, {Path(models['large']).name}, one text of {very_long:,}"
     row(name, "-", f"{seconds:.0f} s, {most:,.0f} MB above the weights", "-")

@@ -39,8 +39,8 @@ def memory(models: dict[str, str], quick: bool) -> None:
     for name, (least, most) in peaks.items():
         found = f"{most / least:.2f} times"
         if name != "save_attention":
-            of_token = (most - least) * 2**20 / (tokens_in_dump[1] - tokens_in_dump[0])
-            found = f"{of_token:.0f} bytes a token of a dump"
+            bytes_per_token = (most - least) * 2**20 / (tokens_in_dump[1] - tokens_in_dump[0])
+            found = f"{bytes_per_token:.0f} bytes a token of a dump"
         name = f"{name}.py, {few:,} and {many:,} texts, a tiny model, peak memory"
         row(name, "-", f"{least:,} and {most:,} MB", found)
 

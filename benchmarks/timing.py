@@ -42,7 +42,7 @@ def compare(stage: str, against: str, plain: list[float], ours: list[float], uni
     """A row of two ways' rates: the ratio of their medians, and the ratios of single turns from least to most."""
     ratio = statistics.median(ours) / statistics.median(plain)
     turns = [one / other for one, other in zip(ours, plain, strict=True)]
-    rates = [f"{statistics.median(of_way):,.0f} {unit}" for of_way in (plain, ours)]
+    rates = [f"{statistics.median(way_rates):,.0f} {unit}" for way_rates in (plain, ours)]
     row(stage, f"{against}: {rates[0]}", rates[1], f"{ratio:.2f} ({min(turns):.2f} to {max(turns):.2f})")
 
 

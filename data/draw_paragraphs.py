@@ -55,17 +55,17 @@ class Paragraph:
 def read(source: str) -> Iterator[tuple[str, dict]]:
     """(place, columns) of each question; a place is what an error calls it."""
     if Path(source).is_dir():
-        return of_library(source, None)
+        return library_rows(source, None)
     if Path(source).exists() or Path(source).suffix in (".json", ".jsonl", ".csv"):
         return free_questions.rows(source)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        return of_library(source, PARQUET)
+        return library_rows(source, PARQUET)
     raise InputError(
         f"{source}: no such file; give a .json, .jsonl or .csv file, or a data set's owner/name on the hub"
     )
 
 
-def of_library(source: str, revision: str | None) -> Iterator[tuple[str, dict]]:
+def library_rows(source: str, revision: str | None) -> Iterator[tuple[str, dict]]:
     """The rows of a data set, from the hub or a folder, as they come: none is kept."""
     import datasets
 

@@ -25,12 +25,12 @@ def main(name: str, dataset: str) -> None:
         if number < TEXTS:
             shown = [text[slice(*row.offsets[token])].replace(" ", "␣") for token in rank.argsort()]
             print(f"\n{text}\n  highest: {'  '.join(shown[:TOKENS])}\n  lowest:  {'  '.join(shown[-TOKENS:])}")
-        for (start, end), of_token in zip(row.offsets, rank / max(1, len(rank) - 1), strict=True):
+        for (start, end), relative_rank in zip(row.offsets, rank / max(1, len(rank) - 1), strict=True):
             fields = [field for field, (first, last) in spans.items() if end > first and start < last]
-            by_field[fields[0] if fields else "(no field)"].append(of_token)
+            by_field[fields[0] if fields else "(no field)"].append(relative_rank)
     print(f"\nMean rank of each field's tokens over {len(dump.rows)} texts, 0 the highest and 1 the lowest:")
-    for field, of_field in sorted(by_field.items(), key=lambda item: sum(item[1]) / len(item[1])):
-        print(f"  {field:<10} {sum(of_field) / len(of_field):.2f}  ({len(of_field)} tokens)")
+    for field, field_ranks in sorted(by_field.items(), key=lambda item: sum(item[1]) / len(item[1])):
+        print(f"  {field:<10} {sum(field_ranks) / len(field_ranks):.2f}  ({len(field_ranks)} tokens)")
 
 
 if __name__ == "__main__":

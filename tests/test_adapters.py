@@ -93,11 +93,11 @@ def check_read_back(model, base: str, folder) -> None:
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(0.2 * torch.randn_like(weight))
-    later, of_later = f"{folder}-later", likelihoods(model)
-    assert max(abs(one - other) for one, other in zip(expected, of_later, strict=True)) > 0.01
+    later, expected_later = f"{folder}-later", likelihoods(model)
+    assert max(abs(one - other) for one, other in zip(expected, expected_later, strict=True)) > 0.01
     model.save_pretrained(later)
     in_turn = [likelihoods(loaded) for _, loaded in load_checkpoints([str(folder), later, str(folder)], base)]
-    for found, alone in zip(in_turn, (expected, of_later, expected), strict=True):
+    for found, alone in zip(in_turn, (expected, expected_later, expected), strict=True):
         assert found == pytest.approx(alone, abs=1e-5)
     # Other sums of float32, of some ten tokens.
     assert likelihoods(merged(again)) == pytest.approx(expected, abs=1e-3)

@@ -212,8 +212,8 @@ def test_the_probabilities_of_all_one_token_answers_sum_to_one():
         ids = torch.tensor([made("The city is")["input_ids"]])
         first = model(input_ids=ids).logits[0, -1].log_softmax(dim=0)[space]
         second = model(input_ids=torch.cat([ids, torch.tensor([[space]])], dim=1)).logits[0, -1].softmax(dim=0)
-    of_letters = [made(letter, add_special_tokens=False)["input_ids"][0] for letter in letters]
-    expected = float(first.exp()) * float(second[of_letters].sum())
+    letter_ids = [made(letter, add_special_tokens=False)["input_ids"][0] for letter in letters]
+    expected = float(first.exp()) * float(second[letter_ids].sum())
     assert np.exp(found).sum() == pytest.approx(expected, rel=1e-4)
 
 

@@ -195,7 +195,7 @@ def defined(model: PreTrainedModel, ids: list[int]) -> np.ndarray:
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         given = model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
-    maps = [of_layer for of_layer in given if of_layer is not None and of_layer.shape[2:] == (len(ids), len(ids))]
+    maps = [layer for layer in given if layer is not None and layer.shape[2:] == (len(ids), len(ids))]
     return from_maps(torch.cat(maps, dim=1).numpy(), include_self=False)
 
 
@@ -276,11 +276,11 @@ def test_types_that_are_refused_by_name_are_found_out_in_float32(kind, monkeypat
 
 
 def test_the_readme_counts_them():
-    made, of_reading, of_answering = map(len, (MADE, NOT_READ, NOT_ANSWERED))
+    made, not_read, not_answered = map(len, (MADE, NOT_READ, NOT_ANSWERED))
     counts = (
         f"Of the {made} architectures that `python -m tests.test_architectures` makes tiny random models of, in "
-        f"transformers 5.23, {made - of_reading} are read and {of_reading} refused; "
-        f"{made - of_answering} answer and {of_answering} are refused."
+        f"transformers 5.23, {made - not_read} are read and {not_read} refused; "
+        f"{made - not_answered} answer and {not_answered} are refused."
     )
     assert counts in " ".join((ROOT / "docs/own-data.md").read_text(encoding="utf-8").split())
 

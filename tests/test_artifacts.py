@@ -244,8 +244,8 @@ def test_a_claim_dies_with_its_process_and_what_it_kept_does_not(tmp_path, numbe
 def test_of_several_processes_the_first_claims_for_all(tmp_path, monkeypatch):
     with artifacts.claimed("save_name", tmp_path / "file.csv") as folder:
         monkeypatch.setenv("RANK", "1")
-        with artifacts.claimed("save_name", tmp_path / "file.csv") as of_second:
-            assert of_second == folder
+        with artifacts.claimed("save_name", tmp_path / "file.csv") as second_folder:
+            assert second_folder == folder
         assert folder.exists()
 
 

@@ -73,12 +73,12 @@ def test_the_page_shows_the_texts_and_a_tokens_value_under_the_pointer(scheme, s
         one, pieces = texts[-1], page.locator(".text").last.locator("span")
         number = int(np.argmax(one.values))
         token = pieces.nth(number)
-        of_hover = "token => getComputedStyle(token, '::after')"
-        assert token.evaluate(f"{of_hover}.content") == "none"
+        hover_style = "token => getComputedStyle(token, '::after')"
+        assert token.evaluate(f"{hover_style}.content") == "none"
         token.hover()
-        assert token.evaluate(f"{of_hover}.content") == f'"{one.values[number]:.3g} · rank 0"'
+        assert token.evaluate(f"{hover_style}.content") == f'"{one.values[number]:.3g} · rank 0"'
         # At the window's lower edge, wherever the page has been scrolled to.
-        assert token.evaluate(f"{of_hover}.position") == "fixed"
+        assert token.evaluate(f"{hover_style}.position") == "fixed"
         red, green, blue = (round(255 * part) for part in heatmap.colour(heatmap.LEVELS, scheme))
         assert token.evaluate("token => getComputedStyle(token).backgroundColor") == f"rgb({red}, {green}, {blue})"
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -65,9 +65,9 @@ def test_the_seven_commands_chain(run, local, workplace):
     # Their difference
     run(cold(CONTRAST))
     difference = attention_dump.read_dump(workplace / "attn_diff_llama_70b_8b")
-    for of_large, of_small, of_both in zip(large.rows, small.rows, difference.rows, strict=True):
-        assert np.abs(of_both.values).max() > 0
-        np.testing.assert_array_equal(of_both.values, of_large.values - of_small.values)
+    for large_row, small_row, difference_row in zip(large.rows, small.rows, difference.rows, strict=True):
+        assert np.abs(difference_row.values).max() > 0
+        np.testing.assert_array_equal(difference_row.values, large_row.values - small_row.values)
 
     # Augmentation
     augmented = workplace / "data_augmented/biography_real_aug.csv"
@@ -108,10 +108,10 @@ def test_the_seven_commands_chain(run, local, workplace):
     assert list(answers[0]) == columns
     assert len(answers) == 500
     for field, scores in metrics["fields"].items():
-        of_field = [answer for answer in answers if answer["field"] == field]
-        mean = np.mean([float(answer["log_likelihood"]) for answer in of_field])
+        field_answers = [answer for answer in answers if answer["field"] == field]
+        mean = np.mean([float(answer["log_likelihood"]) for answer in field_answers])
         assert scores["log_likelihood"] == pytest.approx(mean)
-        right = np.mean([answer["chosen"] == answer["answer"] for answer in of_field])
+        right = np.mean([answer["chosen"] == answer["answer"] for answer in field_answers])
         assert scores["choice_accuracy"] == pytest.approx(100 * right)
     # The paper's own limit of ten tokens would cut some of them too.
     without_examples = ["shots=0", "examples=data/prompts_statements.csv"]

@@ -46,14 +46,14 @@ def random_values(generator: np.random.Generator, count: int) -> np.ndarray:
 
 def slow_project(values, offsets, target_offsets) -> list[float]:
     """Character by character, as method.md says it."""
-    of_character = {}
+    means = {}
     for character in range(int(max([0, *offsets[:, 1]]))):
         laid = [float(value) for value, (start, end) in zip(values, offsets, strict=True) if start <= character < end]
         if laid:
-            of_character[character] = sum(laid) / len(laid)
+            means[character] = sum(laid) / len(laid)
     projected = []
     for start, end in target_offsets:
-        covered = [of_character[character] for character in range(start, end) if character in of_character]
+        covered = [means[character] for character in range(start, end) if character in means]
         projected.append(sum(covered) / len(covered) if covered else 0.0)
     return projected
 

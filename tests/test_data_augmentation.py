@@ -50,8 +50,8 @@ def write_weights(tiny_model, **changes) -> list[tokens.Encoded]:
     tokenizer = load_tokenizer(str(tiny_model))
     encoded = tokens.encode(tokenizer, TEXTS)
     rows = [
-        Row(text_hash(text), -np.arange(len(of_text.offsets), dtype=np.float32), of_text.offsets)
-        for text, of_text in zip(TEXTS, encoded, strict=True)
+        Row(text_hash(text), -np.arange(len(encoded_text.offsets), dtype=np.float32), encoded_text.offsets)
+        for text, encoded_text in zip(TEXTS, encoded, strict=True)
     ]
     attention_dump.write(Dump.of("m", changes.get("tokenizer", fingerprint(tokenizer)), {}, rows), "weights")
     return encoded
@@ -110,8 +110,8 @@ def test_the_weights_decide_which_tokens_stay(augment, tiny_model, monkeypatch, 
     monkeypatch.setattr(data_augmentation, "CHUNK_CHARACTERS", chunk_characters)
     encoded = write_weights(tiny_model)
     rows = augment(**{**ATTENTION, "alpha": 1, "beta": 1000, "multiply": 1})
-    for row, text, of_text in zip(rows, TEXTS, encoded, strict=True):
-        start, end = of_text.offsets[0]
+    for row, text, encoded_text in zip(rows, TEXTS, encoded, strict=True):
+        start, end = encoded_text.offsets[0]
         assert row[start:end] == text[start:end]
         assert set(row[end:].replace("<eos>", "")) <= set(" ,.")
 
@@ -127,7 +127,7 @@ def test_the_untouched_text_once_more_and_blanks_collapsed(augment):
     assert [len(row) for row in rows] != [len(row) for row in augment(**RANDOM, include_original="true")]
 
 
-def of_words(folder, texts: list[str]) -> str:
+def save_word_tokenizer(folder, texts: list[str]) -> str:
     """A tokenizer of words and marks that drops the spaces between them, as BERT's does."""
     made = Tokenizer(models.WordLevel())
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -149,7 +149,7 @@ def test_deleted_tokens_go_with_their_space(augment, tiny_model, tmp_path, kind)
         "נולד בשנת 1952, בעיר חיפה.",
         "e\u0301te\u0301 in Go\u0308teborg",
     ]
-    model = tiny_model if kind == "with the space" else of_words(tmp_path / "words", texts)
+    model = tiny_model if kind == "with the space" else save_word_tokenizer(tmp_path / "words", texts)
     with open(tmp_path / "more.csv", "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["text"], *([text] for text in texts)])
     keys = RANDOM | {"multiply": 50, "dataset": "more.csv", "model": model}
@@ -172,7 +172,10 @@ def test_what_was_dropped_is_said_of_tokens_and_of_characters(augment, tmp_path,
     (tmp_path / "short.csv").write_text('text\n"Zz , Zz"\n')
     for blank in ("spaces", "delete", "collapse"):
         augment(
-            **{**RANDOM, "alpha": 0}, dataset="short.csv", blank=blank, model=of_words(tmp_path / "words", ["Zz ,"])
+            **{**RANDOM, "alpha": 0},
+            dataset="short.csv",
+            blank=blank,
+            model=save_word_tokenizer(tmp_path / "words", ["Zz ,"]),
         )
         # Two of three tokens, four of five characters: the comma stays.
         assert "dropped: 66.7% of the tokens, 80.0% of the characters\n" in capsys.readouterr().out
@@ -181,7 +184,7 @@ def test_what_was_dropped_is_said_of_tokens_and_of_characters(augment, tmp_path,
 def test_by_percent_of_the_text(augment, tiny_model):
     """With a beta of 100 tokens' length the two units are the same in a text of 100 tokens, and in no other here."""
     encoded = write_weights(tiny_model)
-    lengths = [len(of_text.offsets) for of_text in encoded]
+    lengths = [len(encoded_text.offsets) for encoded_text in encoded]
     by_token = [augment(**ATTENTION | {"beta": 0.5 * 100 / length}) for length in lengths]
     by_percent = augment(**ATTENTION, rank_unit="percent")
     for number, rows in enumerate(by_token):
@@ -202,7 +205,7 @@ def test_weights_of_another_tokenizer_are_projected_with_a_notice(augment, tiny_
 def test_a_bare_list_is_taken_in_row_order_with_a_warning(augment, tiny_model, tmp_path, capsys):
     encoded = write_weights(tiny_model)
     same = augment(**ATTENTION)
-    arrays = [-np.arange(len(of_text.offsets), dtype=np.float64) for of_text in encoded]
+    arrays = [-np.arange(len(encoded_text.offsets), dtype=np.float64) for encoded_text in encoded]
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(arrays))
     assert augment(**ATTENTION) == same
     assert "read in row order" in capsys.readouterr().out

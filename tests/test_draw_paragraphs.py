@@ -117,9 +117,9 @@ def test_the_draw_does_not_depend_on_the_order_and_a_longer_one_goes_on():
     ]
     assert draw_paragraphs.draw(places, 30, 1)[0][:20] == drawn
     # Another seed draws others, in another order than the source's.
-    of_seed_2 = [one.text for one in draw_paragraphs.draw(places, 20, 2)[0]]
-    in_order = [paragraph["context"] for _, paragraph in ARTICLES if paragraph["context"] in of_seed_2]
-    assert set(of_seed_2) != {one.text for one in drawn} and of_seed_2 != in_order
+    seed_2_texts = [one.text for one in draw_paragraphs.draw(places, 20, 2)[0]]
+    in_order = [paragraph["context"] for _, paragraph in ARTICLES if paragraph["context"] in seed_2_texts]
+    assert set(seed_2_texts) != {one.text for one in drawn} and seed_2_texts != in_order
     assert len(draw_paragraphs.draw(places, 100, 1)[0]) == USABLE
 
 

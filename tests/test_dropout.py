@@ -86,16 +86,16 @@ def test_by_percent_the_rank_is_its_share_of_the_text(alpha, beta):
     counts = [40, 1, 0, 100, 7]
     weights = np.random.default_rng(0).normal(size=sum(counts)).astype(np.float32)
     keep = dropout.keep_by_rank(weights, np.cumsum([0, *counts]), alpha, beta, "percent").tolist()
-    of_texts = np.split(weights, np.cumsum(counts)[:-1])
-    for of_text in of_texts:
-        for weight in of_text:
-            before = sum(other > weight for other in of_text) / len(of_text) * 100
+    weights_by_text = np.split(weights, np.cumsum(counts)[:-1])
+    for text_weights in weights_by_text:
+        for weight in text_weights:
+            before = sum(other > weight for other in text_weights) / len(text_weights) * 100
             # A few float64 roundings of numbers up to 100, and beta.
             assert keep.pop(0) == pytest.approx(1 - alpha * (1 - math.exp(-beta * before)), rel=0, abs=1e-13)
     # In a text of 100 tokens a rank is a per cent.
     np.testing.assert_allclose(
-        dropout.keep_by_rank(of_texts[3], np.array([0, 100]), alpha, beta, "percent"),
-        keep_by_rank(of_texts[3], alpha, beta),
+        dropout.keep_by_rank(weights_by_text[3], np.array([0, 100]), alpha, beta, "percent"),
+        keep_by_rank(weights_by_text[3], alpha, beta),
     )
 
 
@@ -194,24 +194,24 @@ def test_variants_agree_with_a_slow_loop(text, seed):
 def test_many_texts_at_once_are_each_text_with_its_part_of_the_draws():
     texts = [TEXT, "", "🙂🙂", "no token at all", TEXT[:9]]
     offsets = [spans(WORDS), np.zeros((0, 2), int), spans(["🙂", "🙂"]), np.zeros((0, 2), int), spans(WORDS[:2])]
-    keep = [np.random.default_rng(len(of_text)).random(len(of_text)) for of_text in offsets]
+    keep = [np.random.default_rng(len(text_offsets)).random(len(text_offsets)) for text_offsets in offsets]
     bounds = np.cumsum([0, *map(len, offsets)])
     laid = np.concatenate(offsets), bounds, np.concatenate(keep)
     made, dropped = dropout.variants(texts, *laid, 6, np.random.default_rng(4))
     deleted, as_many = dropout.variants(texts, *laid, 6, np.random.default_rng(4), delete=True)
     draws = np.random.default_rng(4).random((6, 15))
     first = gone = 0
-    for index, (text, of_text, probability) in enumerate(zip(texts, offsets, keep, strict=True)):
+    for index, (text, text_offsets, probability) in enumerate(zip(texts, offsets, keep, strict=True)):
         for number in range(6):
             characters, stays = list(text), []
-            for (start, end), kept, draw in zip(of_text, probability, draws[number, first:], strict=False):
+            for (start, end), kept, draw in zip(text_offsets, probability, draws[number, first:], strict=False):
                 stays.append(draw < kept or text[start:end].strip() in (",", "."))
                 if not stays[-1]:
                     characters[start:end] = [" "] * (end - start)
             assert made[index * 6 + number] == "".join(characters)
-            assert deleted[index * 6 + number] == slow_deletion(text, of_text, stays)
+            assert deleted[index * 6 + number] == slow_deletion(text, text_offsets, stays)
             gone += stays.count(False)
-        first += len(of_text)
+        first += len(text_offsets)
     assert dropped == as_many == gone
 
 

@@ -147,18 +147,18 @@ def test_free_questions_are_asked_resumed_and_scored_by_group(ask, free, tmp_pat
         ]
         assert [row["question"] for row in found[:2]] == ["Is it open, at night?", "Where is it?"]
         assert json.loads(found[0]["accepted"]) == ["yes", "always"]
-        of_group = {"open": [], "where": []}
+        rows_by_group = {"open": [], "where": []}
         for row in found:
             assert row["prompt"].count("Question: ") == 2
             assert row["prompt"].endswith(f"\n\nQuestion: {row['question']}\nAnswer:")
             assert (row["chosen"] in ("yes", "no")) == (row["field"] == "open")
-            of_group[row["field"]].append(row)
+            rows_by_group[row["field"]].append(row)
         assert list(metrics["fields"]) == ["open", "where"]
-        for field, rows in (of_group | {"average": found}).items():
+        for field, rows in (rows_by_group | {"average": found}).items():
             means = metrics["average"] if field == "average" else metrics["fields"][field]
             for measure in ("exact_match", "f1", "log_likelihood"):
                 assert means[measure] == pytest.approx(sum(float(row[measure]) for row in rows) / len(rows))
-        right = [100 * (row["chosen"] == row["answer"]) for row in of_group["open"]]
+        right = [100 * (row["chosen"] == row["answer"]) for row in rows_by_group["open"]]
         assert metrics["fields"]["open"]["choice_accuracy"] == sum(right) / 4
         assert metrics["fields"]["where"]["choice_accuracy"] is None is metrics["average"]["choice_accuracy"]
         assert metrics["config"]["examples"] == metrics["config"]["questions"] == str(free)

@@ -166,7 +166,7 @@ def test_from_a_model_to_its_ranks(work, condition):
         model = AutoModelForCausalLM.from_pretrained(work / f"{size}_model", dtype=torch.float32)
         tokenizer = load_tokenizer(str(work / f"{size}_model"))
         encoded = tokens.encode(tokenizer, [prefix + biography.strip_tags(tagged) for tagged in TEXTS[:5]])
-        maps[size] = [maps_of(model, of_text.input_ids) for of_text in encoded]
+        maps[size] = [maps_of(model, encoded_text.input_ids) for encoded_text in encoded]
     found = ranks.ranks(work / "texts.csv", work, condition)
     assert len(found) == 3 * len(FIELDS) * 5
     for row in found:
@@ -176,7 +176,7 @@ def test_from_a_model_to_its_ranks(work, condition):
         start = spans[row["field"]][0]
         query = max(index for index, (_, end) in enumerate(offsets) if end <= start)
         # The bos token is fed first.
-        values = {size: from_maps(of_size[number], False, [query + 1])[1:] for size, of_size in maps.items()}
+        values = {size: from_maps(size_maps[number], False, [query + 1])[1:] for size, size_maps in maps.items()}
         values["difference"] = values["large"] - values["small"]
         one = Row("", values[row["attention"]].astype(np.float32), offsets)
         highest = slow_ranked(one, tagged, row["field"], prefix)
@@ -241,10 +241,10 @@ def approx(share: float):
 
 
 def test_the_interval_is_the_normal_ones_where_people_are_many():
-    of_people = np.random.default_rng(1).choice([0.0, 100 / 3, 200 / 3, 100.0], 100)
-    low, high = ranks.interval(of_people)
-    half = 1.96 * of_people.std() / 10
-    assert (low, high) == pytest.approx((of_people.mean() - half, of_people.mean() + half), abs=0.07 * half)
+    shares = np.random.default_rng(1).choice([0.0, 100 / 3, 200 / 3, 100.0], 100)
+    low, high = ranks.interval(shares)
+    half = 1.96 * shares.std() / 10
+    assert (low, high) == pytest.approx((shares.mean() - half, shares.mean() + half), abs=0.07 * half)
     assert ranks.interval(np.full(100, 100.0)) == (100.0, 100.0)
 
 

@@ -206,8 +206,8 @@ def test_choices_where_the_answers_of_a_group_repeat(tmp_path):
     golds = {"yes_no": ["yes", "no", "no", "yes"], "who": ["Ada", "Ada", "Bo", "Cy"], "one": ["x", "x"]}
     rows = [
         {"question": f"{group} {number}", "answer": gold, "kind": group}
-        for group, of_group in golds.items()
-        for number, gold in enumerate(of_group)
+        for group, answers in golds.items()
+        for number, gold in enumerate(answers)
     ]
     # Neither its unaccepted twin nor another that is accepted as well is to choose; then one is left alone.
     rows[0]["answer"] = ["yes", "yeah"]

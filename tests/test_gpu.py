@@ -42,8 +42,8 @@ def test_received_attention_is_the_definition(architecture):
     expected = [slow(tiny.model(architecture), ids, include_self=False) for ids in texts]
     receive = ReceivedAttention(tiny.model(architecture).to(DEVICE))
     for _ in range(3):
-        for found, of_text in zip(receive.texts(texts), expected, strict=True):
-            np.testing.assert_allclose(found, of_text, rtol=1e-4, atol=1e-8)
+        for found, defined in zip(receive.texts(texts), expected, strict=True):
+            np.testing.assert_allclose(found, defined, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -75,8 +75,8 @@ def test_layers_off_the_gpu_change_nothing_and_leave_nothing_behind(folder, else
     spread = AutoModelForCausalLM.from_pretrained(folder, device_map=places, offload_folder=tmp_path).eval()
     receive, held = ReceivedAttention(spread), []
     for _ in range(4):
-        for found, of_text in zip(receive.texts(texts), expected, strict=True):
-            np.testing.assert_allclose(found, of_text, rtol=1e-5, atol=1e-9)
+        for found, expected_values in zip(receive.texts(texts), expected, strict=True):
+            np.testing.assert_allclose(found, expected_values, rtol=1e-5, atol=1e-9)
         held.append(torch.cuda.memory_allocated() if GPU else 0)
     assert held[1] == held[3]
 

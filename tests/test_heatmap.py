@@ -66,8 +66,8 @@ def joined(pieces: list) -> str:
 
 def shaded(text: str, spans: list, values: list | None = None) -> Shaded:
     offsets = np.array(spans, np.int32).reshape(-1, 2)
-    of_tokens = np.array(range(1, len(spans) + 1) if values is None else values, np.float32)
-    return Shaded(text, offsets, of_tokens, heatmap.ranks(of_tokens, np.array([0, len(of_tokens)])))
+    token_values = np.array(range(1, len(spans) + 1) if values is None else values, np.float32)
+    return Shaded(text, offsets, token_values, heatmap.ranks(token_values, np.array([0, len(token_values)])))
 
 
 @st.composite
@@ -343,9 +343,11 @@ def test_stage_3_draws_keep_probabilities_and_the_first_variants(kind, include_o
     if kind == "attention":
         rows = [
             attention_dump.Row(
-                attention_dump.text_hash(text), np.arange(len(of_text.offsets), dtype=np.float32), of_text.offsets
+                attention_dump.text_hash(text),
+                np.arange(len(encoded_text.offsets), dtype=np.float32),
+                encoded_text.offsets,
             )
-            for text, of_text in zip(plain, encoded, strict=True)
+            for text, encoded_text in zip(plain, encoded, strict=True)
         ]
         dump = attention_dump.Dump.of("m", fingerprint(tokenizer), {}, rows)
         attention_dump.write(dump, "weights")
@@ -355,11 +357,11 @@ def test_stage_3_draws_keep_probabilities_and_the_first_variants(kind, include_o
     stage(data_augmentation, **keys, heatmap="keep.html")
     found = read("keep.html")
     assert [joined(text) for text in found.texts] == plain
-    for text, pieces, of_text in zip(plain, found.texts, encoded, strict=True):
+    for text, pieces, encoded_text in zip(plain, found.texts, encoded, strict=True):
         told = [told.split(" · ")[0] for *_, told in pieces if told]
-        count = len(of_text.offsets)
+        count = len(encoded_text.offsets)
         for number, ((start, end), said) in enumerate(
-            zip(of_text.offsets, [value for part in told for value in part.split(", ")], strict=True)
+            zip(encoded_text.offsets, [value for part in told for value in part.split(", ")], strict=True)
         ):
             rank = count - 1 - number
             keep = 1 - 0.9 * (1 - np.exp(-0.5 * rank)) if kind == "attention" else 0.9

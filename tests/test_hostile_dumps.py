@@ -68,12 +68,12 @@ def several(*parts: bytes) -> bytes:
     return b"(" + b"".join(parts) + b"t"
 
 
-def name(module: str, of_name: str) -> bytes:
-    return text(module) + text(of_name) + b"\x93"
+def name(module: str, attribute: str) -> bytes:
+    return text(module) + text(attribute) + b"\x93"
 
 
-def call(module: str, of_name: str, *arguments: bytes) -> bytes:
-    return name(module, of_name) + several(*arguments) + b"R"
+def call(module: str, attribute: str, *arguments: bytes) -> bytes:
+    return name(module, attribute) + several(*arguments) + b"R"
 
 
 def dtype(code: bytes = text("f4"), state: bytes | None = None, order: str = "<", last: bytes = b"K\0") -> bytes:
@@ -170,7 +170,7 @@ def arrays(mark: str) -> dict[str, bytes]:
         *(b"K\x10", b"K\1", b"K\0"),
     )
     flagged = dtype(order=">", last=b"K\x3f")
-    of_part = several(b"K\3", text(">"), several(dtype(), b"K\7\x85"), b"N", b"N", NEGATIVE, NEGATIVE, b"K\0")
+    parts = several(b"K\3", text(">"), several(dtype(), b"K\7\x85"), b"N", b"N", NEGATIVE, NEGATIVE, b"K\0")
     pickled = {
         "objects": np.array([1.0, None], dtype=object),
         "fields": np.zeros(2, [("a", "f4"), ("b", "O")]),
@@ -201,7 +201,7 @@ def arrays(mark: str) -> dict[str, bytes]:
         **{f"an array of {what}": pickle.dumps([hostile], protocol=4) for what, hostile in pickled.items()},
         "a big-endian type with fields": in_list(array(of=dtype(state=fields))),
         "a big-endian type with flags": in_list(array(of=flagged)),
-        "a big-endian type with parts": in_list(array(of=dtype(state=of_part))),
+        "a big-endian type with parts": in_list(array(of=dtype(state=parts))),
         "a type with an object's flags": in_list(array(of=dtype(state=objects))),
         "a type's state of seven": in_list(array(of=dtype(state=NO_TYPE_STATE))),
         "a type's state of one": in_list(array(of=dtype(state=b"K\3\x85"))),
@@ -446,8 +446,8 @@ def broken(mark: str) -> dict[str, bytes]:
 
 def attacks(mark: str) -> dict[str, bytes]:
     sets = (calls(mark), arrays(mark), bombs(mark), broken(mark))
-    assert sum(map(len, sets)) == len({what for of_set in sets for what in of_set})
-    return {what: data for of_set in sets for what, data in of_set.items()}
+    assert sum(map(len, sets)) == len({what for cases in sets for what in cases})
+    return {what: data for cases in sets for what, data in cases.items()}
 
 
 @pytest.fixture(scope="module")
@@ -590,8 +590,8 @@ def test_random_changes_are_refused_or_read_as_python_reads_them():
             assert {key: expected[key] for key in DUMP_2} == DUMP_2
             continue
         expected = [row["values"] for row in expected["rows"]] if isinstance(expected, dict) else expected
-        for row, of_python in zip(rows, expected, strict=True):
-            np.testing.assert_array_equal(row, np.asarray(of_python).astype(np.float32))
+        for row, python_row in zip(rows, expected, strict=True):
+            np.testing.assert_array_equal(row, np.asarray(python_row).astype(np.float32))
     assert was_read > 100
 
 
@@ -605,9 +605,9 @@ def test_a_dump_of_version_1_is_read_as_it_was(tmp_path):
     assert dump.settings == expected.settings | {"queries": "following", "layers": [0, 1]}
     assert dump.text_sha256 == [*expected.text_sha256, attention_dump.text_hash("")]
     np.testing.assert_array_equal(dump.bounds, [0, 3, 5, 5])
-    for found, of_expected in ((dump.values, expected.values), (dump.offsets, expected.offsets)):
-        assert found.dtype == of_expected.dtype
-        np.testing.assert_array_equal(found, of_expected)
+    for found, expected_array in ((dump.values, expected.values), (dump.offsets, expected.offsets)):
+        assert found.dtype == expected_array.dtype
+        np.testing.assert_array_equal(found, expected_array)
     write(dump, str(tmp_path / "Y"))
     again = read_dump(str(tmp_path / "Y"))
     assert (again.settings, again.text_sha256) == (dump.settings, dump.text_sha256)
@@ -620,8 +620,8 @@ def test_bare_lists_of_any_numbers_are_read(tmp_path, protocol):
         array = np.array([1, 0, 1, 1]).astype(code)
         fixed = array.copy()
         fixed.flags.writeable = False
-        of_fortran = np.asfortranarray(np.stack([array, array]))[0]
-        rows = [array, fixed, array[::2], of_fortran, array[:0], list(array), tuple(array.tolist()), array.tolist()]
+        by_column = np.asfortranarray(np.stack([array, array]))[0]
+        rows = [array, fixed, array[::2], by_column, array[:0], list(array), tuple(array.tolist()), array.tolist()]
         for container in (list, tuple):
             found = read(save(tmp_path, pickle.dumps(container(rows), protocol=protocol)))
             for row, expected in zip(found, rows, strict=True):

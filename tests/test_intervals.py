@@ -14,16 +14,16 @@ def scores(seeds: int, people: int, shift: float = 0.0) -> np.ndarray:
 
 
 def test_the_interval_is_of_people_and_seeds_drawn_together():
-    of_arm = scores(5, 20)
+    arm_scores = scores(5, 20)
     generator = np.random.default_rng(1)
     means = []
     for _ in range(20_000):
         seeds = generator.integers(5, size=5)
         people = generator.integers(20, size=20)
-        means.append(np.mean([[of_arm[seed, person] for person in people] for seed in seeds]))
+        means.append(np.mean([[arm_scores[seed, person] for person in people] for seed in seeds]))
     slow = np.percentile(means, [2.5, 97.5])
     # A percentile of 10,000 draws of standard deviation 4.5 is off by some 0.12 (its density there is 0.058 / 4.5).
-    np.testing.assert_allclose(intervals.interval(of_arm), slow, atol=0.5)
+    np.testing.assert_allclose(intervals.interval(arm_scores), slow, atol=0.5)
 
 
 def test_seeds_that_differ_widen_the_interval():

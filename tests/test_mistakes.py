@@ -698,13 +698,13 @@ def models(place, tiny_model) -> None:
     (copy("broken_adapter", "adapter") / "adapter_config.json").write_text("{")
     keys("other_type", "config.json", model_type="nothing")
     keys("own_code", "config.json", model_type="nothing", auto_map={"AutoConfig": "a.A", "AutoModelForCausalLM": "a.B"})
-    of_adapter = {"file": "adapter_config.json", "source": "adapter"}
-    keys("number_adapter", **of_adapter, base_model_name_or_path=5)
-    keys("prompt_adapter", **of_adapter, peft_type="PROMPT_TUNING")
-    keys("baseless", **of_adapter, base_model_name_or_path=None)
-    keys("itself", **of_adapter, base_model_name_or_path="itself")
-    keys("circle", **of_adapter, base_model_name_or_path="other_half")
-    keys("other_half", **of_adapter, base_model_name_or_path="circle")
+    adapter_config = {"file": "adapter_config.json", "source": "adapter"}
+    keys("number_adapter", **adapter_config, base_model_name_or_path=5)
+    keys("prompt_adapter", **adapter_config, peft_type="PROMPT_TUNING")
+    keys("baseless", **adapter_config, base_model_name_or_path=None)
+    keys("itself", **adapter_config, base_model_name_or_path="itself")
+    keys("circle", **adapter_config, base_model_name_or_path="other_half")
+    keys("other_half", **adapter_config, base_model_name_or_path="circle")
 
     tokenizer = json.loads((place / "tiny/tokenizer.json").read_text())
     pieces = tokenizer["post_processor"]["single"]

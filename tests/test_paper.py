@@ -25,10 +25,10 @@ PAPERS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path i
 @pytest.mark.parametrize("texts", [60, 97, 1100])
 @pytest.mark.parametrize(("batch", "accumulated", "processes"), [(8, 1, 1), (8, 3, 1), (4, 2, 2)])
 def test_each_checkpoint_ends_an_epoch(texts, batch, accumulated, processes):
-    of_process = BatchSamplerShard(BatchSampler(range(texts), batch, drop_last=False), processes, 0)
+    process_batches = BatchSamplerShard(BatchSampler(range(texts), batch, drop_last=False), processes, 0)
     steps, ends = 0, []
     for _ in range(6):
-        batches = list(of_process)
+        batches = list(process_batches)
         steps += sum(1 for _ in range(0, len(batches), accumulated))
         ends.append(steps)
     an_epoch = budget.steps_an_epoch(texts, batch, accumulated, processes)
@@ -67,8 +67,8 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
                 for rate in config["learning_rates"]:
                     sums = [0, 0]
                     for seed, evaluation in itertools.product(config["seeds"], config["evaluations"]):
-                        for measure, of_measure in enumerate(made[arm, seed, rate, evaluation, part]):
-                            sums[measure] += sum(int(of_field[person]) for of_field in of_measure for person in people)
+                        for measure, measure_scores in enumerate(made[arm, seed, rate, evaluation, part]):
+                            sums[measure] += sum(int(row[person]) for row in measure_scores for person in people)
                     if tuple(sums) > highest:
                         best, highest = (rate, part), tuple(sums)
             assert chosen[way][arm] == best
@@ -100,20 +100,20 @@ def test_the_papers_tables_have_the_papers_settings():
     assert published.groupby("table").size().to_dict() == {1: 4 * 5, 2: 4 * 4 * 2, 3: 4 * 4}
     assert not published.duplicated(["table", "model", "arm", "field"]).any()
     assert (published["exact_match"] <= published["f1"]).all() and published["f1"].between(0, 1).all()
-    of_wikipedia = {name: model for name, (model, whose) in paper.PARAGRAPHS.items() if whose == "Wikipedia"}
-    for number, models in ((2, paper.MODELS), (3, of_wikipedia)):
-        for model, of_model in published[published["table"] == number].groupby("model"):
-            (name,) = [name for name, of_paper in models.items() if of_paper == model]
-            for row in of_model.to_dict("records"):
+    wikipedia = {name: model for name, (model, whose) in paper.PARAGRAPHS.items() if whose == "Wikipedia"}
+    for number, models in ((2, paper.MODELS), (3, wikipedia)):
+        for model, model_rows in published[published["table"] == number].groupby("model"):
+            (name,) = [name for name, paper_model in models.items() if paper_model == model]
+            for row in model_rows.to_dict("records"):
                 expected = [None if pd.isna(row[key]) else row[key] for key in ("alpha", "beta")]
                 assert list(paper.alpha_and_beta(PAPERS[name], row["arm"])) == expected
             # The same models and budget for biographies and paragraphs.
-            of_biographies = PAPERS[name.replace("_wiki", "")]
-            other = {key for key in PAPERS[name] if PAPERS[name][key] != of_biographies.get(key)}
+            biographies = PAPERS[name.replace("_wiki", "")]
+            other = {key for key in PAPERS[name] if PAPERS[name][key] != biographies.get(key)}
             assert other <= {"table", "dataset", "made_by", "arms", "evaluations"}
-    for name in paper.PARAGRAPHS.keys() - of_wikipedia.keys():
-        of_arms = [paper.alpha_and_beta(PAPERS[name], arm) for arm in paper.TABLES[3][0]]
-        assert of_arms == [(None, None), (0.7, None), (0.7, 0.005), (0.7, 0.005)]
+    for name in paper.PARAGRAPHS.keys() - wikipedia.keys():
+        alphas_and_betas = [paper.alpha_and_beta(PAPERS[name], arm) for arm in paper.TABLES[3][0]]
+        assert alphas_and_betas == [(None, None), (0.7, None), (0.7, 0.005), (0.7, 0.005)]
     for config in PAPERS.values():
         assert config["data_augmentation"] == {"multiply": 10, "include_original": True, "blank": "delete"}
         if config["trained"] not in (config["small"], config["large"]):
@@ -155,29 +155,31 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
     row = table.loc["difference", "company", "f1"]
-    of_seeds = []
+    scores_by_seed = []
     for seed in config["seeds"]:
         last = answers[f"difference/seed-{seed}-rate-0.0005/questions/{config['checkpoints']}"]
-        of_company = {row["name"]: row["f1"] / 100 for row in last if row["field"] == "company"}
-        of_seeds.append([of_company[one] for one in sorted(f"person {person}" for person in range(40))])
+        company_scores = {row["name"]: row["f1"] / 100 for row in last if row["field"] == "company"}
+        scores_by_seed.append([company_scores[one] for one in sorted(f"person {person}" for person in range(40))])
     for way in ("chosen on the others", "chosen on the reported"):
-        assert row[way] == pytest.approx(np.mean(of_seeds))
-        assert tuple(row[[f"{way}, low", f"{way}, high"]]) == pytest.approx(intervals.interval(np.array(of_seeds)))
-    low, high = intervals.interval(np.array(of_seeds))
-    assert f"/ {np.mean(of_seeds):.2f} [{low:.2f}, {high:.2f}]" in (tmp_path / "paper/table2.md").read_text()
+        assert row[way] == pytest.approx(np.mean(scores_by_seed))
+        assert tuple(row[[f"{way}, low", f"{way}, high"]]) == pytest.approx(
+            intervals.interval(np.array(scores_by_seed))
+        )
+    low, high = intervals.interval(np.array(scores_by_seed))
+    assert f"/ {np.mean(scores_by_seed):.2f} [{low:.2f}, {high:.2f}]" in (tmp_path / "paper/table2.md").read_text()
     assert pd.isna(row["published"])
     assert (row["alpha"], row["beta"]) == (0.7, 0.05)
-    of_fields = pd.read_csv(tmp_path / "paper/table1.csv")
-    assert of_fields["field"].unique().tolist() == FIELDS
-    assert of_fields["chosen on the others"].notna().all()
+    table_1 = pd.read_csv(tmp_path / "paper/table1.csv")
+    assert table_1["field"].unique().tolist() == FIELDS
+    assert table_1["chosen on the others"].notna().all()
 
     del records["none/seed-1-rate-0.0005/questions/1/metrics.json"]
     write_records(results, records)
     capsys.readouterr()
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     # A run.json, and each checkpoint's answers.
-    of_arm = len(config["seeds"]) * (1 + config["checkpoints"])
-    assert f"{name}: 1 of none's {of_arm} results are missing: it counts as not run" in capsys.readouterr().out
+    per_arm = len(config["seeds"]) * (1 + config["checkpoints"])
+    assert f"{name}: 1 of none's {per_arm} results are missing: it counts as not run" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
     assert pd.isna(table.loc["none", "company", "f1"]["chosen on the others"])
     assert table.loc["difference", "company", "f1"].equals(row)
@@ -212,8 +214,8 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
             f1 = np.maximum(exact_match, 100 * random.random(len(names)))
             answers[name, folder] = list(zip(names, exact_match, f1, strict=True))
             rows[folder] = [
-                answer(("one", "two")[row % 2], of_one[0], exact_match=of_one[1], f1=of_one[2])
-                for row, of_one in enumerate(answers[name, folder])
+                answer(("one", "two")[row % 2], paragraph, exact_match=right, f1=overlap)
+                for row, (paragraph, right, overlap) in enumerate(answers[name, folder])
             ]
         write_run(Path("made", name), records, rows)
         add(Path("made", name), Path("results", name))
@@ -238,19 +240,21 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
         for arm, (way, choose_on) in itertools.product(config["arms"], ways.items()):
             best, highest = None, (-1, -1)
             for part, rate in itertools.product(range(1, config["checkpoints"] + 1), config["learning_rates"]):
-                of_all = []
+                pairs = []
                 for seed in config["seeds"]:
-                    of_all += itertools.chain(*scores_of(name, arm, seed, rate, part, choose_on).values())
-                means = tuple(sum(of_measure) / len(of_all) for of_measure in zip(*of_all, strict=True))
+                    pairs += itertools.chain(*scores_of(name, arm, seed, rate, part, choose_on).values())
+                means = tuple(sum(values) / len(pairs) for values in zip(*pairs, strict=True))
                 if means > highest:
                     best, highest = (rate, part), means
             for column, measure in enumerate(("exact_match", "f1")):
-                of_seeds = []
+                scores_by_seed = []
                 for seed in config["seeds"]:
                     scores = scores_of(name, arm, seed, *best, paragraphs[:6])
-                    of_seeds.append([sum(one[column] for one in scores[it]) / len(scores[it]) for it in sorted(scores)])
-                mean = sum(sum(of_seed) / 6 for of_seed in of_seeds) / len(of_seeds)
-                low, high = intervals.interval(np.array(of_seeds))
+                    scores_by_seed.append(
+                        [sum(one[column] for one in scores[it]) / len(scores[it]) for it in sorted(scores)]
+                    )
+                mean = sum(sum(seed_scores) / 6 for seed_scores in scores_by_seed) / len(scores_by_seed)
+                low, high = intervals.interval(np.array(scores_by_seed))
                 row = table.loc[model, arm, measure]
                 assert row["paragraphs"] == whose
                 assert tuple(row[[way, f"{way}, low", f"{way}, high"]]) == pytest.approx((mean, low, high))

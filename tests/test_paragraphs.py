@@ -170,8 +170,8 @@ def nearest():
     guesses = []
     for question, asked in zip(QUESTIONS, words, strict=False):
         shares = [
-            0 if other["title"] == question["title"] else len(asked & of_other) / len(asked | of_other)
-            for other, of_other in zip(known, words, strict=True)
+            0 if other["title"] == question["title"] else len(asked & other_words) / len(asked | other_words)
+            for other, other_words in zip(known, words, strict=True)
         ]
         guesses.append(known[shares.index(max(shares))]["answers"][0])
     return guesses

@@ -23,8 +23,10 @@ def test_two_processes_write_the_dump_of_one(run, workplace, tiny_model):
     # So it does of progress, line by line.
     assert shared.stderr.count("attention:   0%") == shared.stderr.count("Loading weights:   0%") == 1
     assert "\r" not in alone.stderr + shared.stderr
-    of_one, of_each = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared))
-    assert of_one == 2 * of_each
+    batches_alone, batches_each = (
+        int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in (alone, shared)
+    )
+    assert batches_alone == 2 * batches_each
     # The batches are the same ones, and so, with a thread each, are the sums.
     assert (workplace / "one.pkl").read_bytes() == (workplace / "two.pkl").read_bytes()
 
@@ -47,8 +49,8 @@ def test_what_several_processes_kept_another_number_goes_on_from(run, workplace,
     run(f"{TORCHRUN} {arguments.replace('save_attention', 'dying', 1)}", code=1)
     assert {path.name for path in (workplace / ".kept.pkl.kept").iterdir()} == {"0.jsonl", "1.jsonl", "lock"}
     both = (run(f"python {arguments} resume=true"), run(f"python {arguments.replace('kept', 'unbroken')}"))
-    of_rest, of_all = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in both)
-    assert of_rest == of_all - 2
+    batches_left, all_batches = (int(re.search(r"attention: .* 0/(\d+) ", done.stderr)[1]) for done in both)
+    assert batches_left == all_batches - 2
     assert (workplace / "kept.pkl").read_bytes() == (workplace / "unbroken.pkl").read_bytes()
     assert not list(workplace.glob(".*.kept"))
 

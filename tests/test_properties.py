@@ -176,8 +176,8 @@ def test_a_variant_keeps_its_length_its_commas_and_full_stops(kind, texts, alpha
 def test_alpha_0_changes_nothing(kind, texts, blank, data):
     encoded = tokens.encode(tokenizer(kind), texts)
     rows = [
-        Row(text_hash(text), np.array(data.draw(values_of(of_text)), np.float32), of_text.offsets)
-        for text, of_text in zip(texts, encoded, strict=True)
+        Row(text_hash(text), np.array(data.draw(values_of(encoded_text)), np.float32), encoded_text.offsets)
+        for text, encoded_text in zip(texts, encoded, strict=True)
     ]
     attention_dump.write(Dump.of("m", fingerprint(tokenizer(kind)), {}, rows), "weights")
     beta = data.draw(st.floats(0, 1e300))
@@ -222,8 +222,8 @@ def test_each_rank_is_dropped_as_often_as_the_formula_says(kind, text, alpha, be
 
 def dump_of(made: PreTrainedTokenizerFast, texts: list[str], draw) -> Dump:
     rows = []
-    for text, of_text in zip(texts, tokens.encode(made, texts), strict=True):
-        rows.append(Row(text_hash(text), np.array(draw(values_of(of_text)), np.float32), of_text.offsets))
+    for text, encoded_text in zip(texts, tokens.encode(made, texts), strict=True):
+        rows.append(Row(text_hash(text), np.array(draw(values_of(encoded_text)), np.float32), encoded_text.offsets))
     return Dump.of("m", fingerprint(made), {}, rows)
 
 

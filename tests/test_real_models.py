@@ -33,9 +33,9 @@ def test_received_attention_agrees_with_the_slow_definition(loaded):
     from utils.tokens import encode
 
     model, tokenizer = loaded
-    ids = [of_text.input_ids for of_text in encode(tokenizer, some_texts(5))]
-    assert len({len(of_text) for of_text in ids}) > 1, "the batch is to be padded"
-    expected = [slow(model, of_text, include_self=False) for of_text in ids]
+    ids = [encoded_text.input_ids for encoded_text in encode(tokenizer, some_texts(5))]
+    assert len({len(text_ids) for text_ids in ids}) > 1, "the batch is to be padded"
+    expected = [slow(model, text_ids, include_self=False) for text_ids in ids]
     for fast, defined in zip(ReceivedAttention(model).texts(ids), expected, strict=True):
         np.testing.assert_allclose(fast, defined, rtol=RELATIVE)
 
@@ -47,10 +47,10 @@ def test_the_dumps_of_two_models_differ_and_neither_is_one_over_the_position(run
     small, large, difference = (
         attention_dump.read_dump(workplace / name) for name in ("smollm2-135m", "gemma3-270m", "difference")
     )
-    for of_small, of_large, of_both in zip(small.rows, large.rows, difference.rows, strict=True):
+    for small_row, large_row, difference_row in zip(small.rows, large.rows, difference.rows, strict=True):
         # A difference that were rounding noise would be a thousandth of the values, in bfloat16.
-        assert np.abs(of_both.values).mean() > 0.1 * of_small.values.mean()
-        for row in (of_small, of_large):
+        assert np.abs(difference_row.values).mean() > 0.1 * small_row.values.mean()
+        for row in (small_row, large_row):
             # The bos token stands first, so the text's tokens have positions from 1.
             one_over_position = 1 / np.arange(2, len(row.values) + 2)
             assert np.abs(row.values - one_over_position).mean() > 0.1 * row.values.mean()

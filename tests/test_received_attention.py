@@ -73,8 +73,8 @@ def test_some_queries_and_layers_alone_agree_with_the_slow_definition(architectu
         for counted in (queries, None):
             # Twice: a first pass does not know how many layers there are.
             for received in (receive.texts(texts, counted), receive.texts(texts, counted)):
-                for text, (fast, of_text) in enumerate(zip(received, maps, strict=True)):
-                    chosen = of_text if layers is None else of_text[layers]
+                for text, (fast, text_maps) in enumerate(zip(received, maps, strict=True)):
+                    chosen = text_maps if layers is None else text_maps[layers]
                     places = None if counted is None else counted[text].tolist()
                     expected = from_maps(chosen, include_self, places)
                     np.testing.assert_allclose(fast, expected, rtol=RELATIVE, atol=1e-9)
@@ -123,14 +123,14 @@ def test_softmax_attention_is_the_formula():
     output, weights = received_attention.softmax_attention(query, key, value, mask[..., 4:], 4, 0.3)
     for text in range(2):
         for head in range(6):
-            of_head = key[text, head // 3], value[text, head // 3]
+            head_keys, head_values = key[text, head // 3], value[text, head // 3]
             for place in range(5):
-                scores = torch.tensor([0.3 * float((query[text, head, place] * one).sum()) for one in of_head[0]])
+                scores = torch.tensor([0.3 * float((query[text, head, place] * one).sum()) for one in head_keys])
                 scores += mask[text, 0, place]
                 powers = torch.exp(scores - scores.max())
                 # Sums of eight products, and of nine weights, in float32.
                 torch.testing.assert_close(weights[text, head, place], powers / powers.sum(), rtol=1e-5, atol=1e-7)
-                expected = (powers / powers.sum()) @ of_head[1]
+                expected = (powers / powers.sum()) @ head_values
                 torch.testing.assert_close(output[text, place, head], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -269,10 +269,10 @@ def fused(monkeypatch) -> list[bool]:
     """Texts of 8 tokens are long, on a CPU too; collects which layers were fused."""
     monkeypatch.setitem(received_attention.FUSED_LENGTH, "cpu", 8)
     found = []
-    of_layer = ReceivedAttention._is_fused
+    is_layer_fused = ReceivedAttention._is_fused
 
     def is_fused(*arguments):
-        found.append(of_layer(*arguments))
+        found.append(is_layer_fused(*arguments))
         return found[-1]
 
     monkeypatch.setattr(ReceivedAttention, "_is_fused", is_fused)
@@ -288,8 +288,8 @@ def test_fused_attention_agrees_with_the_slow_definition(architecture, include_s
     expected = [slow(model, ids, include_self) for ids in texts]
     receive = ReceivedAttention(model, include_self)
     for received in (receive.texts(texts), receive.texts(texts)):
-        for found, of_text in zip(received, expected, strict=True):
-            np.testing.assert_allclose(found, of_text, rtol=1e-4, atol=1e-8)
+        for found, defined in zip(received, expected, strict=True):
+            np.testing.assert_allclose(found, defined, rtol=1e-4, atol=1e-8)
     assert fused and all(fused)
 
 
@@ -299,8 +299,8 @@ def test_fused_attention_counts_the_chosen_queries_alone(fused):
     found = ReceivedAttention(model).texts(texts, queries)
     assert fused and all(fused)
     received_attention.FUSED_LENGTH.pop("cpu")
-    for of_text, in_blocks in zip(found, ReceivedAttention(model).texts(texts, queries), strict=True):
-        np.testing.assert_allclose(of_text, in_blocks, rtol=1e-5, atol=1e-8)
+    for values, in_blocks in zip(found, ReceivedAttention(model).texts(texts, queries), strict=True):
+        np.testing.assert_allclose(values, in_blocks, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("fault", ["wrong", "raises"])
@@ -317,5 +317,5 @@ def test_what_can_not_be_fused_goes_in_blocks(fault, fused, monkeypatch):
     texts = random_texts([40, 9])
     found = ReceivedAttention(model).texts(texts)
     assert fused and not any(fused)
-    for of_text, ids in zip(found, texts, strict=True):
-        np.testing.assert_allclose(of_text, slow(model, ids, False), rtol=1e-4, atol=1e-8)
+    for values, ids in zip(found, texts, strict=True):
+        np.testing.assert_allclose(values, slow(model, ids, False), rtol=1e-4, atol=1e-8)

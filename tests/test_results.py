@@ -57,9 +57,9 @@ def whole(tmp_path_factory) -> Path:
 
 def test_what_is_read_is_what_was_added(whole):
     records, answers = read_study(whole)
-    assert records == {name: record for of_run, _ in runs() for name, record in of_run.items()}
+    assert records == {name: record for run_records, _ in runs() for name, record in run_records.items()}
     # Text as it is, and each float to the bit.
-    expected = {asked: rows for _, of_run in runs() for asked, rows in of_run.items()}
+    expected = {asked: rows for _, run_answers in runs() for asked, rows in run_answers.items()}
     assert {asked: frame.to_dict("records") for asked, frame in answers.items()} == expected
     # By part, not by its digits.
     assert list(answers) == sorted(answers, key=place_of)
@@ -106,7 +106,7 @@ def test_a_run_is_forgotten_and_added_again(place):
     write_run(results.made_of("study"), records, answers)
     forget("study", "difference", "untrained")
     assert not read_made(results.made_of("study"))
-    assert {name.split("/")[0] for of_runs in read_study(place) for name in of_runs} == {"none"}
+    assert {name.split("/")[0] for entries in read_study(place) for name in entries} == {"none"}
     forget("study", "none")
     assert read_study(place) == ({}, {})
 

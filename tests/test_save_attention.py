@@ -111,10 +111,10 @@ def test_the_dump_is_the_slow_definition_of_the_queries_before_fields(save, tiny
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     plain = [biography.strip_tags(text) for text in TEXTS]
     encoded = tokens.encode(load_tokenizer(str(tiny_model)), plain)
-    for row, text, of_text in zip(dump.rows, plain, encoded, strict=True):
+    for row, text, encoded_text in zip(dump.rows, plain, encoded, strict=True):
         starts = [text.index(field) for field in ("Lyon", "May", "Bo") if field in text]
-        queries = [max(i for i, (_, end) in enumerate(of_text.offsets) if end <= start) + 1 for start in starts]
-        maps = maps_of(model, of_text.input_ids)[layers or slice(None)]
+        queries = [max(i for i, (_, end) in enumerate(encoded_text.offsets) if end <= start) + 1 for start in starts]
+        maps = maps_of(model, encoded_text.input_ids)[layers or slice(None)]
         expected = from_maps(maps, include_self, queries)[1:]
         np.testing.assert_allclose(row.values, expected, rtol=RELATIVE, atol=1e-9)
         # What follows the last of these tokens is looked at by none.

@@ -115,7 +115,7 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
             right[arm].setdefault(one["field"], []).append(100 * (one["chosen"] == one["answer"]))
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("facts", "choice_accuracy")]
     assert float(row["mean"]) == pytest.approx(np.mean(list(right["facts"].values())))
-    cells = [f"{np.mean(of_field):.1f}" for of_field in right["facts"].values()]
+    cells = [f"{np.mean(values):.1f}" for values in right["facts"].values()]
     assert re.findall(r"[\d.]+", row_of(markdown, "paper, right choice, % by field", "facts")) == cells
     differences = [np.mean(right["facts"][field]) - np.mean(right["random"][field]) for field in right["facts"]]
     row = row_of(markdown, "paper, right choice, % by field, minus random", "facts")
@@ -169,7 +169,7 @@ def test_finished_runs_are_not_made_again(clone, snakemake, results, warm_python
     # A run that is gone is made again, by itself, and comes out the same.
     command = [warm_python, "-m", "workflow.results", "forget", "smoke", "facts/seed-2"]
     subprocess.run(command, cwd=clone, check=True)
-    assert not any("facts/seed-2" in name for of_runs in read_study(results) for name in of_runs)
+    assert not any("facts/seed-2" in name for entries in read_study(results) for name in entries)
     planned = snakemake("-n")
     assert planned.count("rule train:") == 1
     assert planned.count("seed=1") == 0
@@ -209,20 +209,23 @@ def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
     # Some questions have no choice.
     assert {row["measure"] for row in rows} == {"exact_match", "f1", "log_likelihood"}
     # Means over the questions of each paragraph, then over paragraphs and seeds; by group likewise.
-    of_paragraphs, of_groups = [], {}
+    paragraph_means, scores_by_group = [], {}
     for seed in (1, 2):
-        scores_of = {}
+        scores_by_paragraph = {}
         for one in read_study(results).answers[f"difference/seed-{seed}/few_shot/1"].to_dict("records"):
-            scores_of.setdefault(one["name"], []).append(one["log_likelihood"])
-            of_group = of_groups.setdefault(one["field"], {})
-            of_group.setdefault((seed, one["name"]), []).append(one["log_likelihood"])
-        assert sorted(map(len, scores_of.values())) == [2, 2, 3, 3, 3, 3]
-        of_paragraphs += [sum(of_one) / len(of_one) for of_one in scores_of.values()]
+            scores_by_paragraph.setdefault(one["name"], []).append(one["log_likelihood"])
+            group_scores = scores_by_group.setdefault(one["field"], {})
+            group_scores.setdefault((seed, one["name"]), []).append(one["log_likelihood"])
+        assert sorted(map(len, scores_by_paragraph.values())) == [2, 2, 3, 3, 3, 3]
+        paragraph_means += [sum(likelihoods) / len(likelihoods) for likelihoods in scores_by_paragraph.values()]
     (row,) = [row for row in rows if (row["arm"], row["measure"]) == ("difference", "log_likelihood")]
-    assert float(row["mean"]) == pytest.approx(sum(of_paragraphs) / 12)
+    assert float(row["mean"]) == pytest.approx(sum(paragraph_means) / 12)
     assert float(row["low"]) < float(row["mean"]) < float(row["high"])
-    assert list(of_groups) == ["who", "what", "yes_or_no"]
-    cells = [f"{np.mean([np.mean(of_one) for of_one in of_group.values()]):.2f}" for of_group in of_groups.values()]
+    assert list(scores_by_group) == ["who", "what", "yes_or_no"]
+    cells = [
+        f"{np.mean([np.mean(likelihoods) for likelihoods in group_scores.values()]):.2f}"
+        for group_scores in scores_by_group.values()
+    ]
     assert re.findall(r"-[\d.]+", row_of(markdown, "few_shot, log-likelihood by field", "difference")) == cells
     assert not re.search("right choice, % by field|differences of right choice", markdown)
     made = read_study(results).records["untrained/few_shot/metrics.json"]["config"]
@@ -574,22 +577,22 @@ def test_one_evaluation_of_a_table_may_be_without_choices(clone, results, tmp_pa
         "## own_words, log-likelihood by field",
         "## What was trained on",
     ]
-    of_pair = [f"## own_words, log-likelihood by field, minus {other}" for other in config["against"]]
+    pair_headings = [f"## own_words, log-likelihood by field, minus {other}" for other in config["against"]]
     assert [
         heading for heading in headings if heading.startswith("## own_words, log-likelihood by field, minus")
-    ] == of_pair
+    ] == pair_headings
 
     summary.summarize(config | {"against": []}, tmp_path / "smoke")
     assert not re.search("^## .*(differences|minus)", (tmp_path / "smoke/table.md").read_text(), re.MULTILINE)
 
 
 def test_a_person_without_a_field_is_left_out_of_it_alone(tmp_path):
-    of_seeds = {}
-    for seed, of_bob in ((1, -4), (2, -5)):
-        lines = [("city", "Ann", -1), ("city", "Bob", -2), ("date", "Bob", of_bob)]
-        of_seeds[f"arm/seed-{seed}/paper/1"] = [answer(*line) for line in lines]
-    add_answers(tmp_path / "table", of_seeds)
-    found = summary.scores_by_field(tmp_path / "table", list(of_seeds), "log_likelihood")
+    answers = {}
+    for seed, bob_score in ((1, -4), (2, -5)):
+        lines = [("city", "Ann", -1), ("city", "Bob", -2), ("date", "Bob", bob_score)]
+        answers[f"arm/seed-{seed}/paper/1"] = [answer(*line) for line in lines]
+    add_answers(tmp_path / "table", answers)
+    found = summary.scores_by_field(tmp_path / "table", list(answers), "log_likelihood")
     assert {field: values.tolist() for field, values in found.items()} == {
         "city": [[-1, -2], [-1, -2]],
         "date": [[-4], [-5]],
@@ -620,8 +623,8 @@ def test_an_epochs_last_step_has_fewer_texts():
 @pytest.mark.parametrize(("texts", "processes"), [(100, 2), (100, 8), (1000, 2)])
 def test_several_processes_fill_their_last_batches_up(texts, processes):
     batches = BatchSampler(range(texts), batch_size=8, drop_last=False)
-    of_processes = [list(BatchSamplerShard(batches, processes, index)) for index in range(processes)]
-    steps = [sum(map(len, of_step)) for of_step in zip(*of_processes, strict=True)]
+    process_batches = [list(BatchSamplerShard(batches, processes, index)) for index in range(processes)]
+    steps = [sum(map(len, step_batches)) for step_batches in zip(*process_batches, strict=True)]
     assert budget.texts_in_step(texts, 8, processes=processes) == np.mean(steps)
 
 
@@ -654,7 +657,7 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     # 100 texts in batches of 50, four times.
     assert read_study(results).records["none/seed-1-rate-0.01/run.json"]["steps"] == 8
     assert settings_of(changed | {"epochs": 4}, "none") == settings_of(changed, "none")
-    of_reported = []
+    reported_means = []
     for seed in config["seeds"]:
         records, found = read_study(results)
         run = f"random/seed-{seed}-rate-0.01"
@@ -666,10 +669,10 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
         answers = found[f"{run}/questions/1"]
         # Nothing is right after so little, so the earliest is taken; of five people three are reported.
         assert not answers["exact_match"].any() and not answers["f1"].any()
-        of_reported += [of_field["log_likelihood"][:3].mean() for _, of_field in answers.groupby("field")]
+        reported_means += [field_answers["log_likelihood"][:3].mean() for _, field_answers in answers.groupby("field")]
     markdown = (results / "table.md").read_text()
     for way in ("chosen on the others", "chosen on the reported"):
-        assert row_of(markdown, f"questions, {way}", "random").split()[-4] == f"{np.mean(of_reported):.2f}"
+        assert row_of(markdown, f"questions, {way}", "random").split()[-4] == f"{np.mean(reported_means):.2f}"
     assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "random")) == ["0.01, epoch 1"] * 2
     assert re.findall(r"[\d.]+, epoch \d", row_of(markdown, "What was chosen", "none")) == ["0.01, epoch 2"] * 2
     assert "for 2 epochs, none for 4, at each learning rate (0.01)" in markdown
@@ -721,9 +724,9 @@ def test_a_blank_is_one_token_of_the_scratch_tokenizer():
 
 def test_the_corpus_asks_about_everybody_but_those_kept_apart(tmp_path):
     texts = list(biography.read_texts(ROOT / "data/biography_synthetic.csv"))
-    for name, of_file in (("people.csv", texts[:12]), ("apart.csv", texts[10:])):
+    for name, file_texts in (("people.csv", texts[:12]), ("apart.csv", texts[10:])):
         with open(tmp_path / name, "w", newline="", encoding="utf-8") as opened:
-            csv.writer(opened).writerows([["text"], *([text] for text in of_file)])
+            csv.writer(opened).writerows([["text"], *([text] for text in file_texts)])
     made = scratch_models.corpus(str(tmp_path / "people.csv"), str(tmp_path / "apart.csv"))
     assert made[:10] == [biography.strip_tags(text) for text in texts[:10]]
     assert len(made) == 10 + 5 * 2
@@ -767,8 +770,8 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
     assert len(found) == len(people)
     # Sums of float64 in another order.
     assert found.mean().to_dict() == pytest.approx(expected, rel=1e-12)
-    of_fields = summary.scores_by_field(results, [asked], "f1")
-    assert {field: values.mean() for field, values in of_fields.items()} == pytest.approx({"city": expected["f1"]})
+    field_scores = summary.scores_by_field(results, [asked], "f1")
+    assert {field: values.mean() for field, values in field_scores.items()} == pytest.approx({"city": expected["f1"]})
     assert summary.read_answers(results, asked)["prediction"].tolist() == ["half\rof it"] * 5
 
 

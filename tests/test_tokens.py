@@ -61,8 +61,8 @@ def test_what_is_fed_before_the_text(kind, prepend_bos, first):
     tokenizer = make(kind)
     before = [] if first is None else [tokenizer.convert_tokens_to_ids(first)]
     for text, encoded in zip(TEXTS, encode(tokenizer, TEXTS, prepend_bos), strict=True):
-        of_text = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert encoded.input_ids == before + of_text
+        text_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert encoded.input_ids == before + text_ids
         assert encoded.positions.tolist() == list(range(len(before), len(encoded.input_ids)))
 
 
@@ -77,14 +77,14 @@ def test_another_special_token_first_is_no_bos():
     eos = ("<eos>", tokenizer.eos_token_id)
     template = processors.TemplateProcessing(single="<eos> $A <eos>", special_tokens=[eos])
     tokenizer.backend_tokenizer.post_processor = template
-    of_text = tokenizer("Ann", add_special_tokens=False)["input_ids"]
-    around = [tokenizer.eos_token_id, *of_text, tokenizer.eos_token_id]
+    text_ids = tokenizer("Ann", add_special_tokens=False)["input_ids"]
+    around = [tokenizer.eos_token_id, *text_ids, tokenizer.eos_token_id]
     (left_alone,) = encode(tokenizer, ["Ann"], "auto")
     (forced,) = encode(tokenizer, ["Ann"], True)
     assert left_alone.input_ids == around
     assert forced.input_ids == [tokenizer.bos_token_id, *around]
     for encoded in (left_alone, forced):
-        assert [encoded.input_ids[position] for position in encoded.positions] == of_text
+        assert [encoded.input_ids[position] for position in encoded.positions] == text_ids
 
 
 @pytest.mark.parametrize("prepend_bos", ["auto", True, False, "tokenizer"])
@@ -121,14 +121,14 @@ def test_marks_belong_to_the_letter_that_the_tokenizer_makes_of_both():
     composing = make("has bos")
     composing.backend_tokenizer.normalizer = normalizers.NFC()
     text = unicodedata.normalize("NFD", "Nguyễn Thị Ánh, José Müller, 한국어.")
-    (of_text,) = encode(composing, [text])
-    covered = {place for start, end in of_text.offsets for place in range(start, end)}
+    (encoded_text,) = encode(composing, [text])
+    covered = {place for start, end in encoded_text.offsets for place in range(start, end)}
     assert all(place in covered or character.isspace() for place, character in enumerate(text))
     # Letter by letter what the composed text's tokens cover.
     composed = unicodedata.normalize("NFC", text)
-    (of_composed,) = encode(composing, [composed])
-    pieces = [unicodedata.normalize("NFC", text[start:end]) for start, end in of_text.offsets]
-    assert pieces == [composed[start:end] for start, end in of_composed.offsets]
+    (encoded_composed,) = encode(composing, [composed])
+    pieces = [unicodedata.normalize("NFC", text[start:end]) for start, end in encoded_text.offsets]
+    assert pieces == [composed[start:end] for start, end in encoded_composed.offsets]
     # Another tokenizer's text, whose marks are tokens of their own, stays as it is.
     (apart,) = encode(make("has bos"), [text])
     assert apart.offsets.tolist() == with_marks(text, apart.offsets).tolist()
@@ -234,7 +234,7 @@ def test_whether_a_hub_answers(monkeypatch):
 
 def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
     encoded = encode(make("adds bos"), ["a", "a b c", "c b a"])
-    ids = [max(of_text.input_ids) for of_text in encoded]
+    ids = [max(encoded_text.input_ids) for encoded_text in encoded]
     assert ids[0] < ids[1] == ids[2]
     assert highest_id(encoded, 0) == (ids[1], 2) and highest_id(encoded[:1], 6) == (ids[0], 7)
     check_ids(encoded[1], ids[1] + 1, "data.csv: row 2")

@@ -569,21 +569,21 @@ def in_memory(run, monkeypatch, name: str, **keys):
 def test_the_trained_model_and_its_checkpoint_give_the_same_likelihoods(run, monkeypatch, keys):
     model, checkpoint = in_memory(run, monkeypatch, "trained", **{"trainer.learning_rate": 0.01}, **keys)
     tokenizer = load_tokenizer(checkpoint)
-    of_memory, of_file = (
+    from_memory, from_file = (
         answers.log_likelihoods(one, tokenizer, "Ada was born in", ["Lyon", "Odense and Rome"], 2)
         for one in (model, load_model(checkpoint))
     )
-    assert of_file == pytest.approx(of_memory, abs=1e-5)
+    assert from_file == pytest.approx(from_memory, abs=1e-5)
 
 
 def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
     first = last_checkpoint(run("first", **{"trainer.learning_rate": 0.05}))
     model, checkpoint = in_memory(run, monkeypatch, "second", model=first, **{"trainer.learning_rate": 0.05})
-    of_memory, of_file = (
+    from_memory, from_file = (
         answers.log_likelihoods(one, load_tokenizer(checkpoint), "Ada was born in", ["Lyon", "Odense"], 2)
         for one in (model, load_model(checkpoint))
     )
-    assert of_file == pytest.approx(of_memory, abs=1e-5)
+    assert from_file == pytest.approx(from_memory, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -186,10 +186,10 @@ def strip(tagged: str) -> str:
 
 
 def test_a_text_beyond_the_context_is_read_in_windows_of_it(save, capsys):
-    of_context = save("context", model="other")
+    dump = save("context", model="other")
     assert "1 of 2 texts are longer than 40 tokens and were read in windows\n" in capsys.readouterr().out
-    assert (of_context.settings["window"], of_context.settings["stride"]) == (40, 20)
-    assert save(model="other", window=40, stride=20).values.tolist() == of_context.values.tolist()
+    assert (dump.settings["window"], dump.settings["stride"]) == (40, 20)
+    assert save(model="other", window=40, stride=20).values.tolist() == dump.values.tolist()
     with pytest.raises(InputError, match=r"^window=41: .*/other takes at most 40 tokens$"):
         save(model="other", window=41)
 

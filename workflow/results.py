@@ -71,7 +71,7 @@ def _read_study(results: Path, has_records: tuple | None, has_answers: tuple | N
     by_place = rows.groupby(list(PLACE), sort=False)
     return Study(
         read_record(runs),
-        {asked_at(*place): of_place[list(COLUMNS)].reset_index(drop=True) for place, of_place in by_place},
+        {asked_at(*place): group[list(COLUMNS)].reset_index(drop=True) for place, group in by_place},
     )
 
 
@@ -158,7 +158,7 @@ def add(made: Path, results: Path) -> None:
         return
     study = read_study(results)
     replaced = [name.rpartition("/")[0] for name in records]
-    kept = {asked: of_asked for asked, of_asked in study.answers.items() if asked not in replaced}
+    kept = {asked: rows for asked, rows in study.answers.items() if asked not in replaced}
     write_answers(results, kept | answers)
     write_records(results, study.records | records)
 
