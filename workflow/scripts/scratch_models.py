@@ -9,7 +9,6 @@ models ask, with their answers, five people together as evaluate.py asks), and t
 FOLDER/random_large with one tokenizer, trained on the corpus. Who has a name of `apart` is left out.
 """
 
-import csv
 import random
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from utils import biography, questions
 from utils.artifacts import whole_file
+from utils.texts import csv_rows
 from workflow.logs import logged
 
 PROMPTS = Path(__file__).resolve().parents[2] / "data/prompts_statements.csv"
@@ -69,8 +69,8 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def main(people_file: str, apart_file: str, folder: str) -> None:
     texts = corpus(people_file, apart_file)
     path = Path(folder) / "corpus.csv"
-    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened, quoting=csv.QUOTE_ALL).writerows([["text"], *([text] for text in texts)])
+    with whole_file(path) as aside:
+        aside.write_bytes(csv_rows(texts, header=True))
     tokenizer = train_tokenizer(texts)
     for name, sizes in SIZES.items():
         torch.manual_seed(1)
