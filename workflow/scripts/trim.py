@@ -16,8 +16,7 @@ from pathlib import Path
 
 from utils.artifacts import fill_csv, recorded_file, write_json
 from utils.rules import checkpoints_in
-
-GIVEN_AGAIN = {"prompt", "question", "accepted"}
+from workflow.results import COLUMNS
 
 
 def trim(answers: Path, results: Path, predictions: bool = True) -> None:
@@ -27,7 +26,7 @@ def trim(answers: Path, results: Path, predictions: bool = True) -> None:
     if predictions:
         with open(answers / "predictions.csv", newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
-        without = [{column: cell for column, cell in row.items() if column not in GIVEN_AGAIN} for row in rows]
+        without = [{column: row[column] for column in COLUMNS} for row in rows]
         with recorded_file(results / "predictions.csv", metrics, results / "metrics.json") as aside:
             fill_csv(aside, without)
     else:
