@@ -93,16 +93,18 @@ def token_span(dump: Dump, texts: slice) -> slice:
     return slice(bounds[0], bounds[-1])
 
 
+def part(dump: Dump, texts: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """These texts' values, offsets and bounds, from 0; texts: a slice of the dump's bounds."""
+    tokens, bounds = token_span(dump, texts), dump.bounds[texts]
+    return dump.values[tokens], dump.offsets[tokens], bounds - bounds[0]
+
+
 def projected(dump: Dump, onto: Dump, texts: slice) -> np.ndarray:
     """float32 [tokens of `onto` in these texts]: the values of `dump` on these tokens; texts: a slice of the bounds."""
-    tokens = token_span(dump, texts)
+    values, offsets, bounds = part(dump, texts)
     if dump is onto:
-        return dump.values[tokens]
-    bounds, onto_bounds = (side.bounds[texts] for side in (dump, onto))
-    onto_offsets = onto.offsets[token_span(onto, texts)]
-    return project_texts(
-        dump.values[tokens], dump.offsets[tokens], bounds - bounds[0], onto_offsets, onto_bounds - onto_bounds[0]
-    )
+        return values
+    return project_texts(values, offsets, bounds, *part(onto, texts)[1:])
 
 
 def combine(large: np.ndarray, small: np.ndarray, operation: str) -> np.ndarray:
@@ -190,10 +192,8 @@ def weights_of(weights: Dump | list[np.ndarray], first: int, encoded: list[Encod
     """
     if isinstance(weights, Dump):
         weights.let_go()
-        bounds = weights.bounds[first : first + len(encoded) + 1]
-        these_texts = slice(bounds[0], bounds[-1])
-        values, offsets = weights.values[these_texts], weights.offsets[these_texts]
-        return project_texts(values, offsets, bounds - bounds[0], *end_to_end(encoded))
+        texts = slice(first, first + len(encoded) + 1)
+        return project_texts(*part(weights, texts), *end_to_end(encoded))
     found = []
     for row, encoded_text in enumerate(encoded, start=first):
         values = weights[row]
