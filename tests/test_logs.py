@@ -23,7 +23,7 @@ def test_each_rule_has_a_log_that_bears_its_name(rule):
     logs = re.findall(r'    log:\n        f?".*logs/(.*)\.log",\n', body)
     assert [re.match(r"\w+", log)[0] for log in logs] == ([] if name == "all" else [name])
     if "    shell:\n" in body:
-        assert "    shell:\n        logged(" in body
+        assert "    shell:\n        with_log(" in body
     else:
         scripts = re.findall(r'    script:\n        "\.\./scripts/(.*)"\n', body)
         assert len(scripts) == (name != "all")

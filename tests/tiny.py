@@ -140,7 +140,7 @@ def save(
 
 def save_pair(folder: Path) -> None:
     """The models of conf/tables/smoke.yaml: two tokenizers, two architectures."""
-    save(folder / "small", "llama", seed=0)
+    save(folder / "small", "llama", seed=0, num_hidden_layers=1)
     save(folder / "large", "gemma3", seed=1, vocabulary=400)
 
 

@@ -1,5 +1,6 @@
 """A table's YAML and the results that are there, checked before anything runs."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -238,10 +239,17 @@ def check_budget(config: dict) -> None:
             raise InputError(f"reported={config['reported']}: {which}")
 
 
+@functools.cache
+def defaults_of(script: str) -> DictConfig:
+    """What conf/<script>.yaml holds; read once, since PyYAML is slow."""
+    defaults = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
+    OmegaConf.set_readonly(defaults, True)
+    return defaults
+
+
 def check_keys(section: str, script: str, keys: dict) -> None:
     """Raise InputError at the first key that the script would refuse, now and not when its turn comes."""
-    rules = importlib.import_module(script).RULES
-    listed = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
+    rules, listed = importlib.import_module(script).RULES, defaults_of(script)
     for key, value in keys.items():
         name, *argument = key.split(".")
         if name not in rules:
@@ -320,8 +328,7 @@ def resolved(config: dict, evaluation: str) -> dict:
 def settled(config: dict, evaluation: str) -> DictConfig:
     """All keys of evaluate.py for one of the table's evaluations, as the script makes them of its command line. A file
     of free questions need not be there: results can be read without it."""
-    keys = OmegaConf.load(CONFIG_FOLDER / "evaluate.yaml")
-    del keys["defaults"]  # Hydra's own
+    keys = OmegaConf.create({key: value for key, value in defaults_of("evaluate").items() if key != "defaults"})
     for key, value in asked_by(config, evaluation).items():
         OmegaConf.update(keys, key, value, force_add=True)
     check(keys, RULES | {"questions": RULES["examples"]})

@@ -25,7 +25,7 @@ rule attention:
     resources:
         **resources("attention"),
     shell:
-        logged(
+        with_log(
             "{params.launcher} save_attention.py save_name={WORK}/attention_{wildcards.size}{wildcards.queries} {params.options}"
         )
 
@@ -46,7 +46,7 @@ rule contrast:
     params:
         options=overrides({"target": config["target"]}),
     shell:
-        logged(
+        with_log(
             "{PYTHON} contrast_attention.py attn_dump_large={WORK}/attention_large{wildcards.queries}"
             " attn_dump_small={WORK}/attention_small{wildcards.queries} attn_diff={WORK}/{wildcards.operation}{wildcards.queries}"
             " operation={wildcards.operation} {params.options}"
@@ -65,7 +65,7 @@ rule contrast_reversed:
     params:
         options=overrides({"target": "large" if config["target"] == "small" else "small"}),
     shell:
-        logged(
+        with_log(
             "{PYTHON} contrast_attention.py attn_dump_large={WORK}/attention_small attn_dump_small={WORK}/attention_large"
             " attn_diff={WORK}/difference_reversed {params.options}"
         )

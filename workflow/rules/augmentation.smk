@@ -22,6 +22,6 @@ rule augmentation:
             {"attn_weights": input.weights[0]} if input.weights else {},
         ),
     shell:
-        logged(
+        with_log(
             "{PYTHON} data_augmentation.py save_name={TABLE}/{wildcards.arm}-{wildcards.seed} {params.options}"
         )

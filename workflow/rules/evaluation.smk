@@ -26,7 +26,7 @@ rule evaluate:
     resources:
         **resources("evaluate"),
     shell:
-        logged(
+        with_log(
             "{PYTHON} evaluate.py model_dir={input} output_dir={params.answers} {params.options} &&"
             " {PYTHON} -m workflow.scripts.trim {params.answers} {params.results} {params.kept}"
         )
@@ -49,7 +49,7 @@ rule evaluate_untrained:
     resources:
         **resources("evaluate"),
     shell:
-        logged(
+        with_log(
             "{PYTHON} evaluate.py output_dir={params.answers} {params.options} &&"
             " {PYTHON} -m workflow.scripts.trim {params.answers} $(dirname {output}) last"
         )

@@ -55,7 +55,7 @@ rule attention:
         options=lambda wildcards: overrides({"model": config[wildcards.size]}, config["save_attention"] or {}),
     threads: 1
     shell:
-        logged(
+        with_log(
             "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields resume=true"
             " save_name={WORK}/{wildcards.size}_{wildcards.condition}_{wildcards.field} {params.options}"
         )

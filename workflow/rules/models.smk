@@ -28,7 +28,7 @@ rule fetch_model:
         # To convert the largest, 5.6 GB.
         mem_mb=8000,
     shell:
-        logged("{PYTHON} demo/fetch_models.py {wildcards.name}")
+        with_log("{PYTHON} demo/fetch_models.py {wildcards.name}")
 
 
 rule scratch_people:
@@ -37,7 +37,7 @@ rule scratch_people:
     log:
         f"{SCRATCH}/logs/scratch_people.log",
     shell:
-        logged("{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {output}")
+        with_log("{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {output}")
 
 
 rule scratch_corpus:
@@ -69,7 +69,7 @@ rule scratch_model:
     params:
         epochs=lambda wildcards: EPOCHS[wildcards.size],
     shell:
-        logged(
+        with_log(
             "{PYTHON} train.py model={input.random} dataset={input.corpus} model_dir={output} lora=null quant=null"
             " attn_implementation=eager trainer.num_train_epochs={params.epochs} trainer.learning_rate=0.003"
             " trainer.per_device_train_batch_size=16 trainer.bf16=false +trainer.adam_beta2=0.95 +trainer.save_total_limit=1"

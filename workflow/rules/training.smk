@@ -73,7 +73,7 @@ rule train:
     resources:
         **resources("train"),
     shell:
-        logged(
+        with_log(
             "read -r steps each rest < {input.budget} &&"
             " {params.launcher} train.py model_dir={output}"
             " trainer.max_steps=$steps ++trainer.save_steps=$each {params.options}"
