@@ -67,13 +67,13 @@ def import_slow_ones() -> None:
     import pandas  # noqa: F401
     import peft  # noqa: F401
     import snakemake.cli  # noqa: F401
-    import transformers.conversion_mapping
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama
     import transformers.trainer  # noqa: F401
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     # Compiles hundreds of patterns, which the first model to be loaded would.
-    transformers.conversion_mapping.get_checkpoint_conversion_mapping("llama")
+    get_checkpoint_conversion_mapping("llama")
 
 
 def answer(connection: socket.socket) -> None:
