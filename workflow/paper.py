@@ -20,7 +20,7 @@ from workflow.table import augmentation_of, plain_paths, rates_of, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Of biographies, the paper's name of what each table of conf/tables/ trains; the paper does not have the last two.
+# Of biographies, the paper's name of what each table of conf/tables/ trains; the paper does not have the last three.
 MODELS = {
     "paper_llama3_8b": "Llama 3 8B",
     "paper_llama3_70b": "Llama 3 70B",
@@ -28,6 +28,7 @@ MODELS = {
     "paper_gemma2_9b": "Gemma 2 9B",
     "paper_qwen_0.5b": "Qwen2.5-Coder 0.5B",
     "paper_qwen_1.5b": "Qwen2.5-Coder 1.5B",
+    "paper_smollm2": "SmolLM2-135M",
 }
 
 # Of paragraphs, what each table trains, and whose they are; the paper has Wikipedia's.
