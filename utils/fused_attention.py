@@ -33,9 +33,10 @@ def block_masks(looks: Rule, counted: torch.Tensor, groups: int, include_self: b
         return looks(of, head, query, key) & follows & counted[of, query]
 
     # Compiled, the rules are never spread out over all pairs of positions.
-    options = {"B": batch, "H": None, "device": counted.device, "_compile": counted.is_cuda}
-    forward = create_block_mask(looks, Q_LEN=length, KV_LEN=length, **options)
-    return forward, create_block_mask(looked_at, Q_LEN=length, KV_LEN=groups * length, **options)
+    make = compiled(create_block_mask, counted.device.type)
+    options = {"B": batch, "H": None, "device": counted.device}
+    forward = make(looks, Q_LEN=length, KV_LEN=length, **options)
+    return forward, make(looked_at, Q_LEN=length, KV_LEN=groups * length, **options)
 
 
 def fused_attention(
@@ -43,7 +44,7 @@ def fused_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output [batch, T, heads, size] and float32 [batch, T]: what each key receives, summed over heads and the
     queries that count; from [batch, heads, T, size] and twice [batch, key heads, T, size]."""
-    attend = flex(query.device.type)
+    attend = compiled(flex_attention, query.device.type)
     (batch, heads, _, size), key_heads = query.shape, key.shape[1]
     options = {"scale": scaling, "return_aux": AuxRequest(lse=True)}
     output, aux = attend(query, key, value, block_mask=masks[0], enable_gqa=heads != key_heads, **options)
@@ -60,11 +61,11 @@ def fused_attention(
 
 
 @functools.cache
-def flex(device: str) -> Callable:
-    """Without compilation it holds all weights, which is for tests."""
+def compiled(function: Callable, device: str) -> Callable:
+    """On a processor the function as it is: then it holds all weights, which is for tests."""
     if device == "cpu":
-        return flex_attention
+        return function
     # Each kind of layer has kernels of its own, and so has a text alone beside several. Past torch's limit of eight it
     # would go on without compilation, in silence.
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(flex_attention)
+    return torch.compile(function)
