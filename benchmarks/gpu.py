@@ -315,6 +315,7 @@ def main() -> None:
     given = parser.parse_args()
     if not GPU and not given.tiny:
         sys.exit("no GPU here; --tiny rehearses the measurements, whose figures then say nothing")
+    started = time.perf_counter()
     figures = Figures(given.figures)
     figures.note("card", torch.cuda.get_device_name() if GPU else "none", "")
     figures.note("torch", torch.__version__, "")
@@ -340,6 +341,7 @@ def main() -> None:
             torch.cuda.empty_cache()
         figures.part(evaluation, folder, "people=2 shots=1" if given.tiny else "")
         figures.part(training, folder, bare, 5 if given.tiny else 20)
+    figures.note("all of these measurements", time.perf_counter() - started, "s")
     print(figures.table())
 
 
