@@ -148,6 +148,9 @@ def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypa
         changed = config | {"data_augmentation": section, "arms": {"arm_1": arm}}
         check.check_table(changed | {"against": []})
         assert keep_probabilities(changed, "tables_out/smoke")["arms"]["arm_1"] == kept["difference"]
+    # Of a text that is not committed no words.
+    without = keep_probabilities(config | {"made_by": "a command"}, "tables_out/smoke")
+    assert without["arms"] == kept and without["tokens"] == [str(place) for place in range(len(kept["none"]))]
     # The same probabilities in another order, but for the commas and full stops, which always stay.
     highest = [np.mean(sorted(kept[arm])[:40]) for arm in guided]
     np.testing.assert_allclose(highest, highest[0], atol=0.03)
@@ -773,6 +776,14 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
     field_scores = summary.scores_by_field(results, [asked], "f1")
     assert {field: values.mean() for field, values in field_scores.items()} == pytest.approx({"city": expected["f1"]})
     assert summary.read_answers(results, asked)["prediction"].tolist() == ["half\rof it"] * 5
+
+    # Digests of answers serve for all of it.
+    trim.trim(folder, tmp_path / "made" / asked, words=False)
+    add(tmp_path / "made", tmp_path / "of_digests")
+    pd.testing.assert_frame_equal(summary.read_scores(tmp_path / "of_digests", asked), found)
+    kept = summary.read_answers(tmp_path / "of_digests", asked)
+    assert not kept[["answer", "prediction", "chosen"]].isin({"1e3", "NA", *chosen, "half\rof it"}).any(axis=None)
+    assert kept["name"].tolist() == names
 
 
 ODD_NAMES = [

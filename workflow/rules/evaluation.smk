@@ -2,6 +2,9 @@
 
 from workflow.table import asked_by
 
+# Of questions that are not committed, answers are not committed either.
+SHOWN = "digests" if config.get("made_by") else "words"
+
 
 # All checkpoints of a run in one job; part p of n is the one after p n-ths of the budget.
 rule evaluate:
@@ -28,7 +31,7 @@ rule evaluate:
     shell:
         with_log(
             "{PYTHON} evaluate.py model_dir={input} output_dir={params.answers} {params.options} &&"
-            " {PYTHON} -m workflow.scripts.trim {params.answers} {params.results} {params.kept}"
+            " {PYTHON} -m workflow.scripts.trim {params.answers} {params.results} {params.kept} {SHOWN}"
         )
 
 
@@ -51,5 +54,5 @@ rule evaluate_untrained:
     shell:
         with_log(
             "{PYTHON} evaluate.py output_dir={params.answers} {params.options} &&"
-            " {PYTHON} -m workflow.scripts.trim {params.answers} $(dirname {output}) last"
+            " {PYTHON} -m workflow.scripts.trim {params.answers} $(dirname {output}) last {SHOWN}"
         )

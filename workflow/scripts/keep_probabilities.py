@@ -32,7 +32,11 @@ def keep_probabilities(config: dict, folder: str) -> dict:
         else:
             keep = dropout.keep_all_alike(len(offsets), keys["alpha"])
         arms[arm] = np.where(stays, 1.0, keep).round(4).tolist()
-    return {"settings": shown_by(config), "tokens": [plain[start:end] for start, end in offsets], "arms": arms}
+    shown = [plain[start:end] for start, end in offsets]
+    if config.get("made_by"):
+        # The text is not committed, so its words are not either: their places stand for them.
+        shown = [str(place) for place in range(len(shown))]
+    return {"settings": shown_by(config), "tokens": shown, "arms": arms}
 
 
 if __name__ == "__main__":
