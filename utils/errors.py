@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The error for bad input, which the user can correct."""
 
 import errno
 

@@ -1,10 +1,10 @@
-"""What a run has computed so far, kept in lines that outlive it, for a later run to go on from.
+"""What a run has computed so far, kept in lines on disk, so that a later run can resume.
 
-They lie in the folder that the run has claimed (utils.artifacts.claimed), each process's in a file of its own:
+They are in the folder that the run has claimed (utils.artifacts.claimed), in a file for each process:
 
     sha256, hexadecimal, of what made it and of the JSON; a space; JSON
 
-So a line that a kill cut short counts for nothing, nor does one of other settings, texts or weights. JSON runs no code.
+So a line that a kill cut short is not used, nor is one of other settings, texts or weights. JSON runs no code.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Where a model lies: on the hub, in a folder or in a `.gguf` file; its configuration there. Needs no torch."""
+"""Where a model is: on the hub, in a folder or in a `.gguf` file; its configuration there. Needs no torch."""
 
 import contextlib
 import difflib

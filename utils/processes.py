@@ -1,4 +1,4 @@
-"""One process or several (`torchrun`): who does what, and who speaks."""
+"""One process or several (`torchrun`): who does what, and who prints."""
 
 import atexit
 import functools

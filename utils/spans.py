@@ -1,4 +1,4 @@
-"""Spans of characters, int [n, 2], ends exclusive: what numpy needs so that nothing loops over characters."""
+"""Spans of characters, int [n, 2], ends exclusive: operations by numpy, so that nothing loops over characters."""
 
 import numpy as np
 

@@ -13,7 +13,8 @@ Parquet a group of rows' column, of SQuAD's JSON one article and a hash, some 10
 
 The datasets library would read most of these. Measured on 100,000 rows of 200 characters, streaming, it took 2.2 s for
 Parquet and 0.85 s for .jsonl, where pyarrow took 0.1 s and Python's json 0.2 s. It reads the nested JSON as a whole,
-imports pandas (0.8 s in all), takes a CSV file's text "NA" or "null" for none, and names no row that it can't read.
+imports pandas (0.8 s in all), reads the text "NA" or "null" of a CSV file as missing, and does not name a row that it
+can't read.
 """
 
 import csv

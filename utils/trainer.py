@@ -1,4 +1,4 @@
-"""transformers' Trainer as train.py uses it: what it says and records as it begins, and what it stops at.
+"""transformers' Trainer as train.py uses it: what it prints and records at its start, and when it stops.
 
 Imports torch and transformers, which take seconds.
 """
