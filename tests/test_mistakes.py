@@ -263,6 +263,7 @@ EARLY = [
     (f"{ASK} prompts=texts.csv", "texts.csv: needs the columns 'field' and 'prompt' (columns: text)"),
     (f"{ASK} prompts=unknown.csv", "unknown.csv: the prompt of field 'city' holds {nam}; only {name} is filled in"),
     (f"{ASK} prompts=other.csv", "other.csv: the prompt of field 'city' holds {city}; only {name} is filled in"),
+    (f"{ASK} prompts=two_prompts.csv", "two_prompts.csv: two columns 'prompt'; keep one of them"),
     (f"{ASK} prompts=nameless.csv", "nameless.csv: the prompt of field 'city' must hold {name}"),
     (f"{ASK} prompts=again.csv", "again.csv: field 'city' has two prompts"),
     (
@@ -644,6 +645,7 @@ def place(tmp_path_factory) -> Path:
         "cityless.csv": "text\n<name>Ada</name> was born.\n",
         "unknown.csv": "field,prompt\ncity,{name} or {nam} was born in\n",
         "other.csv": "field,prompt\ncity,{name} was born in {city}\n",
+        "two_prompts.csv": "field,prompt,prompt\ncity,{name} was born in,The city is\n",
         "nameless.csv": "field,prompt\ncity,The city is\n",
         "again.csv": "field,prompt\ncity,{name} in\ncity,{name} at\n",
         "tagless.csv": "field,prompt\nbirth-place,{name} in\n",

@@ -174,10 +174,9 @@ def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
             if not {"question", "answer"} <= set(columns):
                 found = texts.shown(columns)
                 raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {found})")
-            # Of columns without a name there may be several, as spreadsheets write them.
-            twice = [column for column, count in Counter(columns).items() if column and count > 1]
-            if twice:
-                raise InputError(f"{path}: two columns {twice[0]!r}; keep one of them")
+            # Any of them may be a group. Those without a name, as spreadsheets write them, are none.
+            for column in filter(None, columns):
+                texts.check_column(path, column, columns)
             row = 0
             for row, cells in enumerate(reader, start=1):
                 texts.check_width(path, row, cells)

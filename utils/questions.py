@@ -47,6 +47,8 @@ def read_prompts(path: str | Path) -> dict[str, str]:
             names = reader.fieldnames or []
             if not {"field", "prompt"} <= set(names):
                 raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {texts.shown(names)})")
+            for column in ("field", "prompt"):
+                texts.check_column(path, column, names)
             row = 0
             prompts: dict[str, str] = {}
             for row, cells in enumerate(reader, start=1):

@@ -105,7 +105,7 @@ HEADER = -1
 """The number of what stands before a CSV file's header, row 0: nothing."""
 
 
-def check_column(path: Path, column: str, names: list[str], called: str = "columns") -> None:
+def check_column(path: str | Path, column: str, names: list[str], called: str = "columns") -> None:
     """Raise InputError unless one column, and no more than one, has this name."""
     if column not in names:
         raise InputError(f"{path}: no column {column!r} ({called}: {shown(names)}){ANOTHER_COLUMN}")
