@@ -56,13 +56,13 @@ def main(config):
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
     settle(config)
     outputs = outputs_of(config.model_dir, config.model, config.output_dir)
+    read = {key: config[key] for key in ("questions", "dataset", "prompts", "examples")}
     with contextlib.ExitStack() as claims:
-        folders = {
-            name: claims.enter_context(
-                artifacts.claimed("output_dir", output / "predictions.csv", output / "metrics.json")
-            )
-            for name, output in outputs.items()
-        }
+        folders = {}
+        for name, output in outputs.items():
+            files = output / "predictions.csv", output / "metrics.json"
+            artifacts.check_apart("output_dir", files, **read)
+            folders[name] = claims.enter_context(artifacts.claimed("output_dir", *files))
         evaluate(config, outputs, folders)
     next_stage.say(started)
 
@@ -238,7 +238,8 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
 def show(metrics: dict, last_line: str) -> None:
     import pandas as pd
 
-    table = pd.DataFrame(metrics["fields"] | {"average": metrics["average"]}).T
+    # By position: a group may be called "average" as well.
+    table = pd.DataFrame([*metrics["fields"].values(), metrics["average"]], [*metrics["fields"], "average"])
     print(table.dropna(axis=1, how="all").to_string(float_format=lambda value: f"{value:.2f}"))
     print(last_line)
 

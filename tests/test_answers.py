@@ -255,6 +255,20 @@ def test_a_prompt_beyond_the_context_is_named():
         answers.check_questions(model, tokenizer, asked, room + 1)
 
 
+def test_an_answer_or_a_prompt_without_tokens_is_refused():
+    """Nothing that the model could answer, and a likelihood of 1 for it."""
+    tokenizer = tiny.ignorant_tokenizer()
+    model = tiny.model("llama", len(tokenizer))
+    known = {"choices": ["Lyon", "Bo"], "accepted": ["Lyon", "東京"]}
+    answers.check_questions(model, tokenizer, [questions.Question("city", "Ada", "Ada is", "Lyon", **known)], 5)
+    for prompt, answer, message in (
+        ("Ada is", "東京", "the answer 東京 has no token: the tokenizer knows none of its characters"),
+        ("東京", "Lyon", "city of Ada: the prompt has no token: the tokenizer knows none of its characters"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}; leave the question out$"):
+            answers.check_questions(model, tokenizer, [questions.Question("city", "Ada", prompt, answer, [])], 5)
+
+
 def test_probabilities_that_are_not_numbers_are_refused():
     tokenizer = tiny.tokenizer()
     model = tiny.model("llama", len(tokenizer))

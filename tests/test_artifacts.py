@@ -191,6 +191,19 @@ def test_a_file_and_its_record_are_never_of_two_runs(tmp_path, moves):
     assert json.loads(record.read_text())["run"] == 3
 
 
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.json").symlink_to("texts.json")
+    artifacts.check_apart("save_name", [Path("out.pkl"), Path("out.json")], dataset="texts.json", examples=None)
+    for given in ("texts.json", str(tmp_path / "texts.json"), "link.json", "new/../texts.json"):
+        with pytest.raises(
+            InputError, match="^save_name: it would overwrite texts.json, which questions=... reads; give another name$"
+        ):
+            artifacts.check_apart(
+                "save_name", [Path("texts.pkl"), Path("texts.json")], dataset="a.csv", questions=given, examples=given
+            )
+
+
 def test_a_second_run_of_a_name_is_refused_and_one_of_another_is_not(tmp_path):
     path = tmp_path / "new folder" / "file.csv"
     with artifacts.claimed("save_name", path) as folder:

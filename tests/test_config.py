@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "the dataset as the output": (
         [*RANDOM, "alpha=1", "save_name=../data/biography_real"],
-        "that is the dataset itself",
+        "save_name: it would overwrite data_augmented/../data/biography_real.csv, which dataset=... reads",
     ),
     "a checkpoint that is not there": (["python", "evaluate.py", "model_dir=out"], "model_dir=out: no such folder"),
     "a plus that is missing": (

@@ -207,6 +207,19 @@ def test_the_best_accepted_answer_counts_and_the_limit_leaves_room_for_all(ask, 
     assert float(other["f1"]) == pytest.approx(scores.f1("poet Ada Moe of Osk", "Osk")) == pytest.approx(100 / 3)
 
 
+def test_a_group_may_be_called_average(capsys):
+    row = {"answer": "Ada", "chosen": None, "exact_match": 100.0, "f1": 100.0, "log_likelihood": -1.5}
+    results = [row | {"field": "average"}, row | {"field": "who", "exact_match": 0.0, "f1": 50.0}]
+    evaluate.show(scores.by_field(results), "2 questions")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["exact_match", "f1", "log_likelihood"],
+        ["average", "100.00", "100.00", "-1.50"],
+        ["who", "0.00", "50.00", "-1.50"],
+        ["average", "50.00", "75.00", "-1.50"],
+        ["2", "questions"],
+    ]
+
+
 def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, capsys):
     keys = {"model_dir": "trained/checkpoint-5"}
     ask((3, 99), **keys)

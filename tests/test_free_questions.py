@@ -1,6 +1,7 @@
 """Free questions: what the files' forms mean, the draw of examples, the choices, and errors that name the row."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,16 @@ def test_unanswerable_questions_are_read_and_not_asked(tmp_path):
     assert not any(word in one.prompt for one in asked for word in ("none", "plausible"))
     table = "question,answer,is_impossible\nq,,True\nr,a,False\ns,,true\n"
     assert [one.answers for one in read(saved(tmp_path, "q.csv", table))] == [[], ["a"], []]
+    # As spreadsheets write it, and where it is empty.
+    table = "question,answer,is_impossible\nq,a,TRUE\nr,b,FALSE\ns,c,1\nt,d,0\nu,e,\n"
+    assert [one.answers for one in read(saved(tmp_path, "q.csv", table))] == [[], ["b"], [], ["d"], ["e"]]
+
+
+def test_what_a_program_writes_of_a_list_is_no_answer_and_columns_without_a_name_are_passed_over(tmp_path):
+    table = "question,answer,answers,,\nq,a|b,\"{'text': ['c']}\",,\n"
+    assert [one.answers for one in read(saved(tmp_path, "q.csv", table))] == [["a", "b"]]
+    numbers = [{"question": 1, "answer": answer} for answer in (1852, 0, 1.5, True)]
+    assert [one.answers for one in read(saved(tmp_path, "q.jsonl", numbers))] == [["1852"], ["0"], ["1.5"], ["True"]]
 
 
 def test_layout_by_hand(tmp_path):
@@ -195,6 +206,20 @@ def test_the_same_question_in_the_examples_file_is_no_example(tmp_path):
     assert "Osk" in ask(read(path), read(path), TEMPLATE, 1, 1)[0].prompt
 
 
+def test_neither_case_nor_white_space_nor_unicode_makes_another_question_or_paragraph(tmp_path):
+    rows = [
+        {"question": "Who built Zoë's ferry?", "answer": "Bo", "context": "Bo built\nit for Zoë."},
+        {"question": "who built  zoe\u0308's ferry?", "answer": "Bo", "context": "Another."},
+        {"question": "When?", "answer": "1852", "context": "Bo built it  for Zoe\u0308."},
+        {"question": "Where?", "answer": "Osk", "context": "bo built it for zoë."},
+    ]
+    found = read(saved(tmp_path, "q.jsonl", rows))
+    asked = {seed: ask(found, found, "{question}", 1, seed)[0].prompt for seed in range(20)}
+    assert set(asked.values()) == {"Where? Osk\n\nWho built Zoë's ferry?"}
+    with pytest.raises(InputError, match="shots=2: the examples have 1 questions about other paragraphs than that of"):
+        ask(found, found, "{question}", 2, 1)
+
+
 def test_too_few_other_paragraphs_for_the_shots(tmp_path):
     found = read(saved(tmp_path, "q.jsonl", lines(6)))
     assert len(ask(found, found, TEMPLATE, 4, 1)) == 6
@@ -229,7 +254,11 @@ QUESTION = {"question": "q", "answer": "a"}
     [
         ("q.csv", "", "needs a column 'question' and a column 'answer'"),
         ("q.csv", "question,answers\nq,a\n", "needs a column 'question' and a column 'answer'"),
-        ("q.csv", "question,answer,answer\nq,a,b\n", "needs a column 'question' and a column 'answer'"),
+        ("q.csv", "question,answer,answer\nq,a,b\n", "q.csv: two columns 'answer'; keep one of them"),
+        ("q.csv", "question,answer,title,title\nq,a,b,c\n", "q.csv: two columns 'title'; keep one of them"),
+        ("q.csv", "Who is it? " * 100, "(columns: Who is it? Who is it? "),
+        ("q.csv", 'question,"answer"s\nq,a\n', "q.csv: the header has a quotation mark that is never closed"),
+        ("q.csv", "question,answer,is_impossible\nq,a,yes\n", "row 1: 'is_impossible' is neither true nor false: yes"),
         ("q.csv", "question,answer\n", "q.csv: no questions"),
         ("q.csv", "question,answer\nq,a\n,b\n", "q.csv: row 2 has an empty question"),
         ("q.csv", "question,answer\nq, \n", "q.csv: row 1 has an empty answer"),
@@ -248,6 +277,8 @@ QUESTION = {"question": "q", "answer": "a"}
         ("q.jsonl", [["q", "a"]], "q.jsonl: line 1 is not a JSON object: ['q', 'a']"),
         ("q.jsonl", [{"question": None, "answer": "a"}], "q.jsonl: line 1: 'question' is not text: None"),
         ("q.jsonl", [{"question": "q", "answer": None}], "q.jsonl: line 1: 'answer' is not text: None"),
+        ("q.jsonl", [{"question": "q", "answer": math.nan}], "q.jsonl: line 1: 'answer' is not text: nan"),
+        ("q.jsonl", [{"question": "q", "answer": ["a", -math.inf]}], "q.jsonl: line 1: 'answer' is not text: -inf"),
         ("q.jsonl", [{"question": "q", "answer": ["a", ""]}], "q.jsonl: line 1 has an empty answer"),
         ("q.jsonl", [{"question": "q", "answers": [["a"]]}], "q.jsonl: line 1: 'answer' is not text: ['a']"),
         ("q.jsonl", [{"question": "q", "answers": {"start": 1}}], "q.jsonl: line 1: 'answer' is not text: None"),
@@ -265,6 +296,7 @@ def test_errors_name_the_file_and_the_row(tmp_path, name, content, message):
     with pytest.raises(InputError) as caught:
         read(saved(tmp_path, name, content))
     assert message in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+    assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
 
 

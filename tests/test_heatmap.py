@@ -258,7 +258,7 @@ def test_what_a_picture_lacks_is_said_before_the_work(tmp_path, monkeypatch):
     assert not Path("new").exists()
     with pytest.raises(InputError, match="^heatmap: file/page.html can't be written: Not a directory"):
         heatmap.check("file/page.html", None)
-    with pytest.raises(InputError, match="^heatmap=./texts.html: that is the dataset itself"):
+    with pytest.raises(InputError, match="^heatmap: it would overwrite texts.html, which dataset=... reads"):
         heatmap.check("./texts.html", "texts.html")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     heatmap.check("page.html", None)

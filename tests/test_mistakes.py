@@ -47,6 +47,7 @@ INFINITE = "weights that are not numbers (NaN or infinite)"
 HOLDS_NONE = "the folder holds no model (none of config.json, adapter_config.json)"
 UNPAIRED = "a quotation mark that is never closed, or not doubled within its text"
 KINDS = ".csv, .jsonl, .parquet, .json, .txt, a folder"
+BYTES = "must be UTF-8; rename a file whose name is not"
 COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
 NO_DUMP = "no such dump; save_attention.py and contrast_attention.py write them"
 THREE = "attn_dump_large, attn_dump_small and attn_diff must be three different files"
@@ -220,7 +221,38 @@ EARLY = [
     (f"{TRAIN} dataset=wide.csv", "wide.csv: row 2 has more or fewer fields than the header; quote texts with commas"),
     (f"{RANDOM} dataset=blank.csv", "blank.csv: row 2 has an empty text"),
     (f"{RANDOM} dataset=half.csv", "half.csv: row 1 has <city> without its other half; tags=false leaves tags …"),
-    (f"{RANDOM} save_name=../texts", "save_name=../texts: that is the dataset itself; give another name"),
+    (f"{SAVE} dataset=lines.jsonl", rf"lines.jsonl: row 1 has no 'text' (keys: a\nb){COLUMN}"),
+    # Names that no record could hold
+    (f"{SAVE} 'dataset=\"Zo\udceb.csv\"'", rf"dataset=Zo\udceb.csv: {BYTES}"),
+    (f"{RANDOM} 'save_name=\"Zo\udceb\"'", rf"save_name=Zo\udceb: {BYTES}"),
+    (f"{TRAIN} 'model_dir=\"Zo\udceb\"'", rf"model_dir=Zo\udceb: {BYTES}"),
+    (f"{FREE} 'template=\"{{question}} \udceb\"'", rf"template={{question}} \udceb: {BYTES}"),
+    # What a run reads is not written over, nor by the record beside what it writes
+    (
+        f"{RANDOM} save_name=../texts",
+        "save_name: it would overwrite data_augmented/../texts.csv, …",
+    ),
+    (
+        f"{RANDOM} dataset=squad.json save_name=../squad",
+        "save_name: it would overwrite data_augmented/../squad.json, …",
+    ),
+    (
+        f"{SAVE} dataset=squad.json save_name=./squad",
+        "save_name: it would overwrite squad.json, which dataset=... …",
+    ),
+    (f"{CONTRAST} dataset=squad.json attn_diff=squad", "attn_diff: it would overwrite squad.json, which dataset=... …"),
+    (
+        f"{TRAIN} dataset=answered/run.json model_dir=answered",
+        "model_dir: it would overwrite answered/run.json, …",
+    ),
+    (
+        f"{FREE} output_dir=answered questions=answered/predictions.csv",
+        "output_dir: it would overwrite answered/predictions.csv, which questions=... reads; give another name",
+    ),
+    (
+        f"{FREE} output_dir=answered examples=answered/metrics.json",
+        "output_dir: it would overwrite answered/metrics.json, which examples=... reads; give another name",
+    ),
     # Questions
     (f"{ASK} shots=2", "shots=2: the examples have 1 people besides Ada Moe"),
     (f"{ASK} examples=none.csv", "none.csv: no such file"),
@@ -228,9 +260,10 @@ EARLY = [
     (f"{ASK} examples=fifo", "fifo: not a file"),
     (f"{ASK} dataset=texts.csv", "texts.csv: row 1 has no <name>, which the prompts ask for"),
     (f"{ASK} dataset=cityless.csv", "cityless.csv: row 1 has no <city>, which the prompts ask for"),
-    (f"{ASK} prompts=texts.csv", "texts.csv: needs the columns 'field' and 'prompt' (columns: ['text'])"),
+    (f"{ASK} prompts=texts.csv", "texts.csv: needs the columns 'field' and 'prompt' (columns: text)"),
     (f"{ASK} prompts=unknown.csv", "unknown.csv: the prompt of field 'city' holds {nam}; only {name} is filled in"),
     (f"{ASK} prompts=other.csv", "other.csv: the prompt of field 'city' holds {city}; only {name} is filled in"),
+    (f"{ASK} prompts=two_prompts.csv", "two_prompts.csv: two columns 'prompt'; keep one of them"),
     (f"{ASK} prompts=nameless.csv", "nameless.csv: the prompt of field 'city' must hold {name}"),
     (f"{ASK} prompts=again.csv", "again.csv: field 'city' has two prompts"),
     (
@@ -244,7 +277,7 @@ EARLY = [
     (f"{FREE} questions=broken.gguf", "broken.gguf: must be a .csv, .jsonl or .json file"),
     (
         f"{FREE} questions=texts.csv",
-        "texts.csv: needs a column 'question' and a column 'answer' (columns: ['text'])",
+        "texts.csv: needs a column 'question' and a column 'answer' (columns: text)",
     ),
     (f"{FREE} questions=no_questions.csv", "no_questions.csv: no questions"),
     (f"{FREE} questions=no_answers.jsonl", "no_answers.jsonl: no question has an answer"),
@@ -262,7 +295,7 @@ EARLY = [
     (f"{FREE} shots=1 examples=data", "data: must be a .csv, .jsonl or .json file"),
     (
         f"{FREE} shots=1 examples=people.csv",
-        "people.csv: needs a column 'question' and a column 'answer' (columns: ['text'])",
+        "people.csv: needs a column 'question' and a column 'answer' (columns: text)",
     ),
     (f"{FREE} group=kind", "group=kind: questions.csv: row 1 has no such column (it has: paragraph, question, answer)"),
     (f"{FREE} 'template=Q'", "template must hold {question}"),
@@ -573,6 +606,7 @@ def place(tmp_path_factory) -> Path:
         "folder.pkl",
         "named",
         "notes",
+        "answered",
         "trained",
         "trained/checkpoint-2",
         "trained/checkpoint-²",
@@ -599,6 +633,10 @@ def place(tmp_path_factory) -> Path:
         "texts.tsv": "text\nborn in Lyon\n",
         "texts.jsonl": '{"body": "born in Lyon"}\n\nborn in Odense\n',
         "broken.parquet": "PAR1 PAR1",
+        "lines.jsonl": '{"a\\nb": "born in Lyon"}',
+        "squad.json": '[{"context": "born in Lyon"}]',
+        "answered/run.json": '[{"context": "born in Lyon"}]',
+        "answered/predictions.csv": "question,answer\nWho?,Bo\n",
         "other.json": '[{"text": "born in Lyon"}]',
         "people.json": '{"people": []}',
         "notes/a.txt": "born in Lyon",
@@ -607,6 +645,7 @@ def place(tmp_path_factory) -> Path:
         "cityless.csv": "text\n<name>Ada</name> was born.\n",
         "unknown.csv": "field,prompt\ncity,{name} or {nam} was born in\n",
         "other.csv": "field,prompt\ncity,{name} was born in {city}\n",
+        "two_prompts.csv": "field,prompt,prompt\ncity,{name} was born in,The city is\n",
         "nameless.csv": "field,prompt\ncity,The city is\n",
         "again.csv": "field,prompt\ncity,{name} in\ncity,{name} at\n",
         "tagless.csv": "field,prompt\nbirth-place,{name} in\n",

@@ -57,6 +57,13 @@ def test_agrees_with_the_slow_definition_in_padded_batches(architecture, include
             np.testing.assert_allclose(fast, defined, rtol=RELATIVE, atol=1e-9)
 
 
+def test_texts_without_tokens_receive_nothing():
+    receive = ReceivedAttention(tiny.model("llama"))
+    alone, together = receive.texts([[], []]), receive.texts([[5, 6], []])
+    assert [len(received) for received in (*alone, *together)] == [0, 0, 2, 0]
+    assert together[0][0] > 0
+
+
 @pytest.mark.parametrize("include_self", [False, True])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_some_queries_and_layers_alone_agree_with_the_slow_definition(architecture, include_self, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import string
@@ -132,6 +133,10 @@ CONTENTS = [
         "a.tsv: unknown kind of file; texts are read from .csv, .jsonl, .parquet, .json, .txt, a folder",
     ),
     ("noending", b"text\na\n", "noending: unknown kind of file"),
+    ("a.csv", b'"te"xt\na\n', "a.csv: the header has a quotation mark that is never closed, or not doubled"),
+    ("a.csv", b'text\n"a"b\n', "a.csv: row 1 has a quotation mark that is never closed, or not doubled"),
+    ("a.csv", b"A text. " * 100, "a.csv: no column 'text' (columns, separated by commas: A text. A text. "),
+    ("a.csv", b'"a\nb\x1b[31m",c\n', r"a.csv: no column 'text' (columns, separated by commas: a\nb\x1b[31m, c); in"),
     ("a.jsonl", b"", "a.jsonl: no rows"),
     ("a.jsonl", b"\n \n", "a.jsonl: no rows"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "b"', "a.jsonl: row 2 is not JSON: "),
@@ -143,6 +148,8 @@ CONTENTS = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', "a.jsonl: row 2 is not UTF-8; save the file as UTF-8"),
     ("a.jsonl", rb'{"text": "a \ud83d"}', "a.jsonl: row 1 has half a character"),
     ("a.jsonl", b"[" * 100_000, "a.jsonl: row 1 is not JSON"),
+    ("a.jsonl", b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a.jsonl: row 1 is not JSON: Exceeds the limit"),
+    ("a.jsonl", rb'{"a\nb": "a"}', r"a.jsonl: row 1 has no 'text' (keys: a\nb)"),
     ("a.parquet", b"", "a.parquet: can't be read as Parquet: "),
     ("a.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "a.parquet: can't be read as Parquet: "),
     ("a.json", b"", "a.json: not JSON, or not SQuAD's JSON, which is a list of objects"),
@@ -161,6 +168,12 @@ CONTENTS = [
     ("a.json", b'[{"context": "a"} {"context": "b"}]', "a.json: not JSON, or not SQuAD's JSON"),
     ("a.json", b'[{"context": "\xe9"}]', "a.json: not UTF-8; save it as UTF-8"),
     ("a.json", b'[{"context": ' + b"[" * 100_000, "a.json: not JSON, or not SQuAD's JSON"),
+    ("a.json", b'[{"id": ' + b"9" * 5000 + b', "context": "a"}]', "a.json: not JSON, or not SQuAD's JSON"),
+    # Two files put together, and one that is cut short behind its texts.
+    ("a.json", b'[{"context": "a"}]\n[{"context": "b"}]', "a.json: not JSON, or not SQuAD's JSON"),
+    ("a.json", b'{"data": [{"context": "a"}]}\n{"data": []}', "a.json: not JSON, or not SQuAD's JSON"),
+    ("a.json", b'{"data": [{"context": "a"}]', "a.json: not JSON, or not SQuAD's JSON"),
+    ("a.json", b'{"data": [{"context": "a"}], "version": }', "a.json: not JSON, or not SQuAD's JSON"),
     ("a.txt", b"", "a.txt has an empty text"),
     ("a.txt", b" \n\n", "a.txt has an empty text"),
     ("a.txt", b"\xe9", "a.txt: not UTF-8 text; save it as UTF-8"),
@@ -172,7 +185,7 @@ def test_errors_name_file_and_row_on_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{message}")) as caught:
         read(tmp_path / name)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_a_parquet_file_without_such_a_column_or_text(tmp_path):
@@ -183,6 +196,40 @@ def test_a_parquet_file_without_such_a_column_or_text(tmp_path):
         read(path, "id")
     with pytest.raises(InputError, match="a.parquet: row 2 has no text in 'text' but null"):
         read(write(tmp_path / "a.parquet", ["a", None]))
+
+
+def test_a_parquet_file_with_two_such_columns_or_what_is_no_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), path)
+    with pytest.raises(InputError, match="a.parquet: two columns 'text'; keep one of them$"):
+        read(path)
+    # As other programs write it: nothing checks what stands in a column of strings.
+    offsets = pyarrow.array([0, 1, 2], pyarrow.int32()).buffers()[1]
+    latin_1 = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"a\xe9"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": latin_1}), path)
+    with pytest.raises(InputError, match="a.parquet: row 2 is not UTF-8; save the file as UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())])
+def test_a_parquet_files_strings_may_be_of_any_kind(tmp_path, kind):
+    table = pyarrow.table({"text": pyarrow.array([*TEXTS, TEXTS[0]]).cast(kind), "a.text": ["b"] * (len(TEXTS) + 1)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [*TEXTS, TEXTS[0]]
+    assert set(read(tmp_path / "a.parquet", "a.text")) == {"b"}
+
+
+def test_a_link_that_leads_nowhere_is_not_a_text_less(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "c.txt").symlink_to("a.txt")
+    assert read(tmp_path) == ["a", "a"]
+    (tmp_path / "b.txt").symlink_to("none.txt")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/b.txt: no such file")):
+        read(tmp_path)
+    (tmp_path / "b.txt").unlink()
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/b.txt: not a file")):
+        read(tmp_path)
 
 
 def test_a_folder_without_texts_and_a_column_where_there_is_none(tmp_path):

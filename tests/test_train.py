@@ -20,6 +20,7 @@ from utils.errors import InputError
 from utils.models import load_model
 from utils.script import CONFIG_FOLDER
 from utils.tokenizer import load_tokenizer
+from utils.training_examples import training_examples
 
 TEXTS = ["<name>Ada</name> was born in <city>Lyon</city>.", "Bo       lives in    Odense.", "A much longer text, " * 8]
 TRAINER = {"trainer.max_steps": 4, "trainer.logging_steps": 1, "trainer.per_device_train_batch_size": 2}
@@ -105,6 +106,18 @@ def test_without_loss_on_blanks_tokens_of_spaces_alone_carry_none(run, monkeypat
     for piece, token, label in found:
         assert label == (-100 if piece.isspace() or piece == "<bos>" else token)
     assert any(piece.isspace() for piece, *_ in found)
+
+
+def test_a_text_without_tokens_gives_no_example():
+    """As a variant of which every token was dropped does, where the tokenizer makes nothing of white space."""
+    tokenizer = tiny.ignorant_tokenizer()
+    # Neither windows nor a stride; loss on blanks.
+    others = None, None, True, len(tokenizer), "texts.csv"
+    examples, cut = training_examples(tokenizer, ["   ", "Ada and Bo", "東京"], *others)
+    assert cut == 0 and [tokenizer.decode(example["input_ids"]) for example in examples] == ["Ada and Bo"]
+    for texts in (["   "], ["Ada", "東京"]):
+        with pytest.raises(InputError, match="^texts.csv: no token counts in the loss: every text is blank to the tok"):
+            training_examples(tokenizer, texts, *others)
 
 
 def test_padding_carries_no_loss_and_an_end_of_text_token_does():

@@ -102,7 +102,15 @@ def test_a_text_without_characters_is_cut_as_well():
     assert not any(len(fed_window.reads) for fed_window in found)
 
 
-@pytest.mark.parametrize(("window", "stride"), [(4, 3), (4, None), (3, None), (5, 4)])
+@pytest.mark.parametrize("window", [2, 3])
+def test_a_window_of_one_token_beside_special_ones_is_refused(window):
+    encoded_text = text_of(1, 9, window - 2, set())
+    with pytest.raises(InputError, match=f"^window={window}: {window - 1} of its tokens are special, and windows that"):
+        windows.windows(encoded_text, window, 1)
+    assert len(windows.windows(encoded_text, window + 1, 1)) == 8
+
+
+@pytest.mark.parametrize(("window", "stride"), [(4, 3), (4, None), (5, 4)])
 def test_windows_that_could_not_overlap_are_refused(window, stride):
     with pytest.raises(
         InputError, match="stride=.*: must be from 1 to below .*, the window of . tokens without special ones"

@@ -114,6 +114,15 @@ def tokenizer(vocabulary: int = 600, adds_bos: bool = True) -> PreTrainedTokeniz
     )
 
 
+def ignorant_tokenizer() -> PreTrainedTokenizerFast:
+    """Puts no special token first, and makes no token of white space nor of letters that it does not know."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(special_tokens=["<eos>", "<pad>"], show_progress=False)
+    trained.train_from_iterator(["Ada and Bo were born in Lyon or is it Odense"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<eos>", pad_token="<pad>")
+
+
 def model(architecture: str, vocabulary: int = 600, seed: int = 0, **options):
     """A random model in evaluation mode; its weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)

@@ -34,20 +34,27 @@ def check_questions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int
 ) -> None:
     """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context, or
-    where it or an answer to choose has a token that the model does not know."""
+    where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1."""
     limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
     choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})
     for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):
         tokens.check_ids(encoded, rows, f"the answer {choice}")
+        check_any(encoded, f"the answer {choice}")
     for question, prompt in zip(questions, prompts, strict=True):
         tokens.check_ids(prompt, rows, question.place)
+        check_any(prompt, f"{question.place}: the prompt")
         count = len(text_ids(prompt))
         if limit is not None and count + room > limit:
             raise InputError(
                 f"{question.place}: the prompt has {count} tokens, its answer up to {room}, and the model takes "
                 f"{limit}: lower shots=..., or shorten the prompts"
             )
+
+
+def check_any(encoded: tokens.Encoded, what: str) -> None:
+    if not len(encoded.positions):
+        raise InputError(f"{what} has no token: the tokenizer knows none of its characters; leave the question out")
 
 
 CHECKED_STEPS = 16

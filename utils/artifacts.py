@@ -11,7 +11,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -166,6 +166,19 @@ def _locked(key: str, path: Path, place: Path) -> int:
                 return lock
         os.close(lock)
     raise InputError(f"{key}: another run is writing {path}; wait for it to finish, or use another name")
+
+
+def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None:
+    """Raise InputError where one of the outputs, which `key` names, is a file that the run reads.
+
+    inputs: the keys that name what it reads, and what they name. The record beside an artifact is an output as well: of
+    save_name=texts it is texts.json.
+    """
+    # Of two keys that name one file the first is told.
+    read = {Path(name).resolve(): input_key for input_key, name in reversed(inputs.items()) if name is not None}
+    for output in outputs:
+        if input_key := read.get(output.resolve()):
+            raise InputError(f"{key}: it would overwrite {output}, which {input_key}=... reads; give another name")
 
 
 def check_writable(key: str, *paths: Path) -> None:

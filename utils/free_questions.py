@@ -9,8 +9,10 @@ it is called) or `context` or `text` (what it says), within `title` if that is t
 import csv
 import itertools
 import json
+import math
 import random
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,8 +92,8 @@ def ask(
     """
     template = "\n".join(template.strip().splitlines())
     check_blanks("the template", template, "question")
-    pool = [example for example in pool if example.answers]
-    shared = Counter(itertools.chain(*((example.paragraph, example.question) for example in pool)))
+    told = [(example, *known_by(example)) for example in pool if example.answers]
+    shared = Counter(itertools.chain(*(known for _, *known in told)))
     choices = choices_of(questions)
     asked = []
     for one in questions:
@@ -99,8 +101,9 @@ def ask(
             continue
         draw = random.Random(f"{seed} {one.paragraph} {one.question}")
         # So many that enough remain, whichever are drawn.
-        drawn = draw.sample(pool, min(len(pool), shots + shared[one.paragraph] + shared[one.question]))
-        others = [other for other in drawn if other.paragraph != one.paragraph and other.question != one.question]
+        paragraph, question = known_by(one)
+        drawn = draw.sample(told, min(len(told), shots + shared[paragraph] + shared[question]))
+        others = [other for other, about, asking in drawn if about != paragraph and asking != question]
         if len(others) < shots:
             raise InputError(
                 f"shots={shots}: the examples have {len(others)} questions about other paragraphs than that of "
@@ -120,6 +123,13 @@ def ask(
             )
         )
     return asked
+
+
+def known_by(question: FreeQuestion) -> tuple[tuple[str, ...], str]:
+    """Its paragraph and its words, so that the same ones are equal in whatever Unicode form, with whatever white space,
+    and for the words in whatever case: two files may write them otherwise, as may one."""
+    paragraph = tuple(" ".join(unicodedata.normalize("NFC", part).split()) for part in question.paragraph)
+    return paragraph, " ".join(unicodedata.normalize("NFC", question.question).casefold().split())
 
 
 def choices_of(questions: list[FreeQuestion]) -> dict[str, list[str]]:
@@ -156,16 +166,22 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
 
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
-    row = 0
+    row = texts.HEADER
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
             columns = reader.fieldnames or []
-            for needed in ("question", "answer"):
-                if columns.count(needed) != 1:
-                    raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {columns})")
+            if not {"question", "answer"} <= set(columns):
+                found = texts.shown(columns)
+                raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {found})")
+            # Any of them may be a group. Those without a name, as spreadsheets write them, are none.
+            for column in filter(None, columns):
+                texts.check_column(path, column, columns)
+            row = 0
             for row, cells in enumerate(reader, start=1):
                 texts.check_width(path, row, cells)
+                # `answers` is for JSON's lists: in CSV it would be what a program writes of one.
+                cells.pop("answers", None)
                 yield f"{path}: row {row}", cells | {"answer": cells["answer"].split("|")}
     except csv.Error as error:
         raise texts.unreadable(path, row, error) from error
@@ -214,7 +230,7 @@ def text_in(place: str, cells: dict, column: str) -> str:
 
 def text_of(place: str, column: str, value: object) -> str:
     """A value without the white space around it; InputError where it is empty, or no text."""
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) and math.isfinite(value):  # NaN is how Python's JSON has a missing value
         value = str(value)
     if not isinstance(value, str):
         raise InputError(f"{place}: {column!r} is not text: {printable(str(value), 40)}")
@@ -230,7 +246,7 @@ def text_of(place: str, column: str, value: object) -> str:
 def answers_in(place: str, cells: dict) -> list[str]:
     """The answers that are accepted, on one line each; none where the row says that there is none: an empty list, or
     SQuAD's `is_impossible`."""
-    if cells.get("is_impossible") in (True, "true", "True"):
+    if is_impossible(place, cells.get("is_impossible")):
         return []
     column = next((column for column in ("answers", "answer") if column in cells), None)
     if column is None:
@@ -246,5 +262,14 @@ def answers_in(place: str, cells: dict) -> list[str]:
     return list(dict.fromkeys(answers))
 
 
+def is_impossible(place: str, value: object) -> bool:
+    """What SQuAD's `is_impossible` says, in JSON or as a spreadsheet may write it; a missing or empty one says no."""
+    said = {"true": True, "1": True, "false": False, "0": False, "": False, "none": False}
+    found = said.get(str(value).strip().lower())
+    if found is None:
+        raise InputError(f"{place}: 'is_impossible' is neither true nor false: {printable(str(value), 40)}")
+    return found
+
+
 def columns_of(cells: dict) -> str:
-    return f"it has: {', '.join(map(str, cells)) or 'nothing'}"
+    return f"it has: {texts.shown(cells) if cells else 'nothing'}"

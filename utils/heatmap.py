@@ -63,8 +63,7 @@ class Scale(NamedTuple):
 
 def check(path: str, dataset: str | None) -> None:
     """Raise InputError now, and not after hours of work, where the picture can't be drawn or written there."""
-    if dataset is not None and Path(path).resolve() == Path(dataset).resolve():
-        raise InputError(f"heatmap={path}: that is the dataset itself; give another name")
+    artifacts.check_apart("heatmap", [Path(path)], dataset=dataset)
     artifacts.check_writable("heatmap", Path(path))
     if path.endswith(".png") and importlib.util.find_spec("matplotlib") is None:
         raise InputError(f"heatmap={path}: pip install matplotlib first, or name a file that ends in .html")

@@ -40,12 +40,16 @@ class Question:
 
 def read_prompts(path: str | Path) -> dict[str, str]:
     """{field: prompt with {name} in it} from a CSV file with the columns `field` and `prompt`."""
-    row = 0
+    row = texts.HEADER
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
-            if not {"field", "prompt"} <= set(reader.fieldnames or []):
-                raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {reader.fieldnames})")
+            names = reader.fieldnames or []
+            if not {"field", "prompt"} <= set(names):
+                raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {texts.shown(names)})")
+            for column in ("field", "prompt"):
+                texts.check_column(path, column, names)
+            row = 0
             prompts: dict[str, str] = {}
             for row, cells in enumerate(reader, start=1):
                 texts.check_width(path, row, cells)

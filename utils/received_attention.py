@@ -213,6 +213,8 @@ class ReceivedAttention:
     def texts(self, input_ids: list[list[int]], queries: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """float32 [T] for each text, from the ids that it is fed as; queries: the places, among a text's ids, of those
         that count as queries (None: all)."""
+        if not any(input_ids):  # texts of characters that the tokenizer does not know, and no special token
+            return [np.zeros(0, np.float32) for _ in input_ids]
         device = self.model.get_input_embeddings().weight.device
         ids, mask = padded(input_ids)
         counted = None

@@ -19,6 +19,10 @@ def text() -> Rule:
             raise ValueError(f"must be a name; one of digits goes in quotes: \"key='{value}'\"")
         if not isinstance(value, str) or not value:
             raise ValueError("must be a name")
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # a file's name may be any bytes, and no record of a run could hold it
+            raise ValueError("must be UTF-8; rename a file whose name is not") from None
         return value
 
     return rule

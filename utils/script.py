@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from utils.errors import InputError, one_line, unwritten
+from utils.errors import InputError, one_line, printable, unwritten
 from utils.rules import Rule, plain_path
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -330,5 +330,6 @@ def stop(name: str, message: str) -> None:
     if not is_speaker():
         # Mostly all processes have the same to say; torchrun stops this one once the first has said it.
         time.sleep(5)
-    print(f"{name}.py: {message}", file=sys.stderr, flush=True)
+    # Names of files and columns may hold anything.
+    print(f"{name}.py: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)

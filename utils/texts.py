@@ -12,7 +12,7 @@ All are UTF-8, with or without a byte order mark. No file is held as a whole: of
 Parquet a group of rows' column, of SQuAD's JSON one article and a hash, some 100 bytes, of each paragraph.
 
 The datasets library would read most of these. Measured on 100,000 rows of 200 characters, streaming, it took 2.2 s for
-Parquet and 0.85 s for .jsonl, where pyarrow took 0.1 s and Python's json 0.2 s. It reads the nested JSON as a whole,
+Parquet and 0.85 s for .jsonl, where pyarrow took 0.2 s and Python's json 0.2 s. It reads the nested JSON as a whole,
 imports pandas (0.8 s in all), reads the text "NA" or "null" of a CSV file as missing, and does not name a row that it
 can't read.
 """
@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, printable
 
 # A document can be longer than the 128 KiB that the csv module allows a field by default.
 csv.field_size_limit(2**31 - 1)
@@ -35,6 +35,9 @@ PARQUET_ROWS = 1000
 
 # What may stand behind a JSON value.
 FOLLOWERS = tuple(",:]} \t\r\n")
+
+# What Python's json raises: the first also of a number of thousands of digits.
+NOT_JSON = (ValueError, RecursionError)
 
 NOT_SQUAD = (
     "not SQuAD's JSON, which is a list of objects with 'context', or has 'data', a list of objects with 'paragraphs'; "
@@ -84,18 +87,12 @@ def _reader(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 
 def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    row = 0
+    row = HEADER
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
-            names = reader.fieldnames or []
-            if column not in names:
-                found = ", ".join(names or ["none"])
-                raise InputError(
-                    f"{path}: no column {column!r} (columns, separated by commas: {found}){ANOTHER_COLUMN}"
-                )
-            if names.count(column) > 1:
-                raise InputError(f"{path}: two columns {column!r}; keep one of them")
+            check_column(path, column, reader.fieldnames or [], "columns, separated by commas")
+            row = 0
             for row, cells in enumerate(reader, start=1):
                 check_width(path, row, cells)
                 yield f"{path}: row {row}", cells[column]
@@ -105,15 +102,32 @@ def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 ANOTHER_COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
 
+HEADER = -1
+"""The number of what stands before a CSV file's header, row 0: nothing."""
+
+
+def check_column(path: str | Path, column: str, names: list[str], called: str = "columns") -> None:
+    """Raise InputError unless one column, and no more than one, has this name."""
+    if column not in names:
+        raise InputError(f"{path}: no column {column!r} ({called}: {shown(names)}){ANOTHER_COLUMN}")
+    if names.count(column) > 1:
+        raise InputError(f"{path}: two columns {column!r}; keep one of them")
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names of columns or keys for a message: a file without a header has a text in their place."""
+    return printable(", ".join(map(str, names)), 200) or "none"
+
 
 def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
-    """row: the last that could be read of the CSV file, 0 for the header."""
+    """row: the last that could be read of the CSV file, 0 for the header, HEADER for none."""
     if isinstance(error, UnicodeDecodeError):
         return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({one_line(error)})")
+    place = "the header" if row == HEADER else f"row {row + 1}"
     if '"' in str(error) or "unexpected end" in str(error):
         problem = "a quotation mark that is never closed, or not doubled within its text"
-        return InputError(f"{path}: row {row + 1} has {problem}")
-    return InputError(f"{path}: row {row + 1} can't be read as CSV: {one_line(error)}")
+        return InputError(f"{path}: {place} has {problem}")
+    return InputError(f"{path}: {place} can't be read as CSV: {one_line(error)}")
 
 
 def check_width(path: str | Path, row: int, cells: dict) -> None:
@@ -134,15 +148,14 @@ def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
                 cells = json.loads(text)
             except UnicodeDecodeError as error:
                 raise InputError(f"{place} is not UTF-8; save the file as UTF-8 ({one_line(error)})") from error
-            except (json.JSONDecodeError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise InputError(
                     f"{place} is not JSON: {one_line(error)}; a .jsonl file has one object per line"
                 ) from error
             if not isinstance(cells, dict):
                 raise InputError(f"{place} is not a JSON object; a .jsonl file has one per line")
             if column not in cells:
-                found = ", ".join(cells) or "none"
-                raise InputError(f"{place} has no {column!r} (keys: {found[:200]}){ANOTHER_COLUMN}")
+                raise InputError(f"{place} has no {column!r} (keys: {shown(cells)}){ANOTHER_COLUMN}")
             yield place, cells[column]
 
 
@@ -154,14 +167,13 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, object]]:
     with open(path, "rb") as opened:
         try:
             found = pyarrow.parquet.ParquetFile(opened)
-            names = found.schema_arrow.names
-            if column not in names:
-                shown = ", ".join(names)[:200] or "none"
-                raise InputError(f"{path}: no column {column!r} (columns: {shown}){ANOTHER_COLUMN}")
+            check_column(path, column, found.schema_arrow.names)
             for batch in found.iter_batches(PARQUET_ROWS, columns=[column]):
-                for text in batch.column(0).to_pylist():
+                for text in batch.column(0):
                     row += 1
-                    yield f"{path}: row {row}", text
+                    yield f"{path}: row {row}", text.as_py()
+        except UnicodeDecodeError as error:  # Parquet does not check what it takes for text
+            raise InputError(f"{path}: row {row} is not UTF-8; save the file as UTF-8 ({one_line(error)})") from error
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{path}: can't be read as Parquet: {one_line(error)}") from error
 
@@ -172,10 +184,13 @@ def _txt(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 def _folder(path: Path, column: str) -> Iterator[tuple[str, str]]:
     named = (file for file in path.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
-    files = sorted(file for file in named if file.is_file())
+    files = sorted(file for file in named if not file.is_dir())
     if not files:
         raise InputError(f"{path}: the folder holds no .txt file; name the file of texts in it, if there is one")
     for file in files:
+        # A link that leads nowhere is an error, not a text less.
+        if file.exists() and not file.is_file():
+            raise InputError(f"{file}: not a file")
         yield str(file), _whole(file)
 
 
@@ -205,7 +220,8 @@ def _entries(path: Path) -> Iterator[object]:
     try:
         with open(path, encoding="utf-8-sig") as opened:
             found = _Json(opened)
-            if found.takes("{"):
+            is_object = found.takes("{")
+            if is_object:
                 while found.value() != "data":
                     found.must_take(":")
                     found.value()
@@ -217,9 +233,17 @@ def _entries(path: Path) -> Iterator[object]:
                 if not found.takes(","):
                     found.must_take("]")
                     break
+            # What stands behind may be the rest of the texts, as where two files were put together.
+            if is_object:
+                while found.takes(","):
+                    found.value()
+                    found.must_take(":")
+                    found.value()
+                found.must_take("}")
+            found.must_end()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8; save it as UTF-8 ({one_line(error)})") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise InputError(f"{path}: not JSON, or {NOT_SQUAD} ({one_line(error)})") from error
 
 
@@ -247,6 +271,11 @@ class _Json:
     def must_take(self, sign: str) -> None:
         if not self.takes(sign):
             raise json.JSONDecodeError(f"{sign!r} expected", self.held, self.at)
+
+    def must_end(self) -> None:
+        self.takes("")
+        if self.at < len(self.held):
+            raise json.JSONDecodeError("extra data", self.held, self.at)
 
     def value(self) -> object:
         self.takes("")

@@ -37,14 +37,18 @@ def training_examples(
 
     An example of t tokens is {"input_ids": t ids, "labels": t ids or -100}: the token's id again where the token counts
     in the loss, -100 where it does not. Each of a text's tokens counts in one of its windows, but for the first, which
-    nothing predicts, and, unless `loss_on_blanks`, for those of white space alone.
+    nothing predicts, and, unless `loss_on_blanks`, for those of white space alone. A text without tokens, as to some
+    tokenizers a blank one is, gives no example.
 
-    rows: of the model's embedding. Raises InputError, naming the row of `dataset`, where a token's id is beyond them.
+    rows: of the model's embedding. Raises InputError, naming the row of `dataset`, where a token's id is beyond them,
+    and where no token of any text counts.
     """
     examples, cut = [], 0
     encoded = tokens.encode(tokenizer, texts, prepend_bos="tokenizer")
     for row, (plain, encoded_text) in enumerate(zip(texts, encoded, strict=True), start=1):
         tokens.check_ids(encoded_text, rows, f"{dataset}: row {row}")
+        if not encoded_text.input_ids:
+            continue
         ids = np.array(encoded_text.input_ids)
         to_learn = ids.copy()
         if not loss_on_blanks:
@@ -58,6 +62,10 @@ def training_examples(
             labels = np.full(len(places), IGNORED)
             labels[learns] = to_learn[places[learns]]
             examples.append({"input_ids": ids[places].tolist(), "labels": labels.tolist()})
+    if all(label == IGNORED for example in examples for label in example["labels"]):
+        raise InputError(
+            f"{dataset}: no token counts in the loss: every text is blank to the tokenizer, or of one token"
+        )
     return examples, cut
 
 

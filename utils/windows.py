@@ -75,6 +75,11 @@ def windows(encoded_text: Encoded, window: int | None, stride: int | None) -> li
         (encoded_text.positions[0], encoded_text.positions[-1] + 1) if len(encoded_text.positions) else (0, count)
     )
     width = window - begin - (count - end)
+    if width < 2:
+        raise InputError(
+            f"window={window}: {window - width} of its tokens are special, and windows that overlap need two others at "
+            "least; give a larger one"
+        )
     if not 0 < stride < width:
         raise InputError(
             f"stride={stride}: must be from 1 to below {width}, the window of {window} tokens without special ones; "
