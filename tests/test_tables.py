@@ -783,7 +783,7 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
     pd.testing.assert_frame_equal(summary.read_scores(tmp_path / "of_digests", asked), found)
     kept = summary.read_answers(tmp_path / "of_digests", asked)
     assert not kept[["answer", "prediction", "chosen"]].isin({"1e3", "NA", *chosen, "half\rof it"}).any(axis=None)
-    assert kept["name"].tolist() == names
+    assert kept["name"].tolist() == [row["name"] for row in rows]
 
 
 ODD_NAMES = [
