@@ -41,9 +41,7 @@ def main(config):
             raise InputError("heatmap: a dump does not hold its texts; add dataset=...")
         heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.attn_diff)
-    outputs = dump_path, dump_path.with_suffix(".json")
-    artifacts.check_apart("attn_diff", outputs, dataset=config.dataset)
-    with artifacts.claimed("attn_diff", *outputs):
+    with artifacts.claimed("attn_diff", dump_path, dump_path.with_suffix(".json"), dataset=config.dataset):
         large = attention_dump.read_dump(config.attn_dump_large)
         small = attention_dump.read_dump(config.attn_dump_small)
         if config.dataset is not None:

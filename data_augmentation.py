@@ -58,11 +58,9 @@ def main(config):
     started = time.monotonic()
     check_guidance(config)
     output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
-    outputs = output, output.with_suffix(".json")
-    artifacts.check_apart("save_name", outputs, dataset=config.dataset)
     if config.heatmap:
         heatmap.check(config.heatmap, config.dataset)
-    with artifacts.claimed("save_name", *outputs) as folder:
+    with artifacts.claimed("save_name", output, output.with_suffix(".json"), dataset=config.dataset) as folder:
         augment(config, output, folder)
     next_stage.say(started, "train", model=config.model, dataset=str(output), model_dir="MODEL_DIR")
 

@@ -58,11 +58,12 @@ def main(config):
     outputs = outputs_of(config.model_dir, config.model, config.output_dir)
     read = {key: config[key] for key in ("questions", "dataset", "prompts", "examples")}
     with contextlib.ExitStack() as claims:
-        folders = {}
-        for name, output in outputs.items():
-            files = output / "predictions.csv", output / "metrics.json"
-            artifacts.check_apart("output_dir", files, **read)
-            folders[name] = claims.enter_context(artifacts.claimed("output_dir", *files))
+        folders = {
+            name: claims.enter_context(
+                artifacts.claimed("output_dir", output / "predictions.csv", output / "metrics.json", **read)
+            )
+            for name, output in outputs.items()
+        }
         evaluate(config, outputs, folders)
     next_stage.say(started)
 

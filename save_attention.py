@@ -65,9 +65,7 @@ def main(config):
     if config.heatmap:
         heatmap.check(config.heatmap, config.dataset)
     dump_path = attention_dump.dump_path(config.save_name)
-    outputs = dump_path, dump_path.with_suffix(".json")
-    artifacts.check_apart("save_name", outputs, dataset=config.dataset)
-    with artifacts.claimed("save_name", *outputs) as folder:
+    with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json"), dataset=config.dataset) as folder:
         extract(config, dump_path, folder)
     # Of the large model or of the small one: the user knows.
     following = {"attn_dump_large": config.save_name, "attn_dump_small": "SMALL", "attn_diff": "DIFFERENCE"}

@@ -56,9 +56,7 @@ FIXED = {
 def main(config):
     started = time.monotonic()
     windows.check_stride(config)
-    record = Path(config.model_dir, "run.json")
-    artifacts.check_apart("model_dir", [record], dataset=config.dataset)
-    with artifacts.claimed("model_dir", record):
+    with artifacts.claimed("model_dir", Path(config.model_dir, "run.json"), dataset=config.dataset):
         train(config)
     if last := resume.last_checkpoint(Path(config.model_dir)):
         next_stage.say(started, "evaluate", model_dir=str(last))

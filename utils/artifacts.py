@@ -80,13 +80,14 @@ def hidden(path: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def claimed(key: str, path: Path, *others: Path) -> Iterator[Path]:
+def claimed(key: str, path: Path, *others: Path, **inputs: str | None) -> Iterator[Path]:
     """Yield a hidden folder beside `path`, which is this run's alone until it ends; for what it has to keep.
 
     The folder goes when the run has ended well, or has kept nothing. Of several processes the first claims it for all.
     Raises InputError now, and not after hours of work, where another run is at work on `path`, or where it or one of
-    the others can't be written.
+    the others can't be written or is a file that the run reads (inputs: see `check_apart`).
     """
+    check_apart(key, [path, *others], **inputs)
     check_writable(key, path, *others)
     folder = hidden(path, "kept")
     if not is_first_process():

@@ -6,7 +6,6 @@ it is called) or `context` or `text` (what it says), within `title` if that is t
 (`data`, `paragraphs`, `qas`, `questions`), a question has the keys of all that it lies in.
 """
 
-import csv
 import itertools
 import json
 import math
@@ -166,25 +165,18 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
 
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
-    row = texts.HEADER
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            columns = reader.fieldnames or []
-            if not {"question", "answer"} <= set(columns):
-                found = texts.shown(columns)
-                raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {found})")
-            # Any of them may be a group. Those without a name, as spreadsheets write them, are none.
-            for column in filter(None, columns):
-                texts.check_column(path, column, columns)
-            row = 0
-            for row, cells in enumerate(reader, start=1):
-                texts.check_width(path, row, cells)
-                # `answers` is for JSON's lists: in CSV it would be what a program writes of one.
-                cells.pop("answers", None)
-                yield f"{path}: row {row}", cells | {"answer": cells["answer"].split("|")}
-    except csv.Error as error:
-        raise texts.unreadable(path, row, error) from error
+    def check_header(columns: list[str]) -> None:
+        if not {"question", "answer"} <= set(columns):
+            found = texts.shown(columns)
+            raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {found})")
+        # Any of them may be a group. Those without a name, as spreadsheets write them, are none.
+        for column in filter(None, columns):
+            texts.check_column(path, column, columns)
+
+    for row, cells in texts.csv_records(path, check_header):
+        # `answers` is for JSON's lists: in CSV it would be what a program writes of one.
+        cells.pop("answers", None)
+        yield f"{path}: row {row}", cells | {"answer": cells["answer"].split("|")}
 
 
 def jsonl_rows(path: str) -> Iterator[tuple[str, dict]]:

@@ -3,7 +3,6 @@
 Those about anything else are in utils.free_questions.
 """
 
-import csv
 import dataclasses
 import random
 import re
@@ -40,29 +39,26 @@ class Question:
 
 def read_prompts(path: str | Path) -> dict[str, str]:
     """{field: prompt with {name} in it} from a CSV file with the columns `field` and `prompt`."""
-    row = texts.HEADER
+
+    def check_header(names: list[str]) -> None:
+        if not {"field", "prompt"} <= set(names):
+            raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {texts.shown(names)})")
+        for column in ("field", "prompt"):
+            texts.check_column(path, column, names)
+
+    prompts: dict[str, str] = {}
     try:
-        with open(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            names = reader.fieldnames or []
-            if not {"field", "prompt"} <= set(names):
-                raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {texts.shown(names)})")
-            for column in ("field", "prompt"):
-                texts.check_column(path, column, names)
-            row = 0
-            prompts: dict[str, str] = {}
-            for row, cells in enumerate(reader, start=1):
-                texts.check_width(path, row, cells)
-                field = cells["field"].strip()
-                if not re.fullmatch(biography.TAG_NAME, field):
-                    raise InputError(f"{path}: row {row}: field {field!r} is not a tag; use lower-case letters and _")
-                if field in prompts:
-                    raise InputError(f"{path}: field {field!r} has two prompts")
-                # One space stands between a prompt and its answer, and a prompt's own lines end in \n, whatever the
-                # file has.
-                prompts[field] = "\n".join(cells["prompt"].strip().splitlines())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise texts.unreadable(path, row, error) from error
+        for row, cells in texts.csv_records(path, check_header):
+            field = cells["field"].strip()
+            if not re.fullmatch(biography.TAG_NAME, field):
+                raise InputError(f"{path}: row {row}: field {field!r} is not a tag; use lower-case letters and _")
+            if field in prompts:
+                raise InputError(f"{path}: field {field!r} has two prompts")
+            # One space stands between a prompt and its answer, and a prompt's own lines end in \n, whatever the file
+            # has.
+            prompts[field] = "\n".join(cells["prompt"].strip().splitlines())
+    except UnicodeDecodeError as error:
+        raise texts.not_utf_8(path, error) from error
     for field, prompt in prompts.items():
         check_blanks(f"{path}: the prompt of field {field!r}", prompt, "name")
     if not prompts:

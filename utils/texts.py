@@ -87,23 +87,46 @@ def _reader(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 
 def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    row = HEADER
+    try:
+        for row, cells in csv_records(
+            path, lambda names: check_column(path, column, names, "columns, separated by commas")
+        ):
+            yield f"{path}: row {row}", cells[column]
+    except UnicodeDecodeError as error:
+        raise not_utf_8(path, error) from error
+
+
+def csv_records(path: str | Path, check_header: Callable[[list[str]], None]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(row, its cells by column), from row 1 on, of a CSV file whose columns' names `check_header` has accepted.
+
+    Raises InputError, naming the row, where it can't be read as CSV, or is wider or narrower than the header. A
+    UnicodeDecodeError is left to the caller.
+    """
+    place = "the header"
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
-            check_column(path, column, reader.fieldnames or [], "columns, separated by commas")
-            row = 0
+            check_header(reader.fieldnames or [])
+            place = "row 1"
             for row, cells in enumerate(reader, start=1):
-                check_width(path, row, cells)
-                yield f"{path}: row {row}", cells[column]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(path, row, error) from error
+                if None in cells or None in cells.values():
+                    raise InputError(
+                        f"{path}: {place} has more or fewer fields than the header; quote texts with commas"
+                    )
+                yield row, cells
+                place = f"row {row + 1}"
+    except csv.Error as error:
+        if '"' in str(error) or "unexpected end" in str(error):
+            problem = "a quotation mark that is never closed, or not doubled within its text"
+            raise InputError(f"{path}: {place} has {problem}") from error
+        raise InputError(f"{path}: {place} can't be read as CSV: {one_line(error)}") from error
+
+
+def not_utf_8(path: str | Path, error: UnicodeDecodeError) -> InputError:
+    return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({one_line(error)})")
 
 
 ANOTHER_COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
-
-HEADER = -1
-"""The number of what stands before a CSV file's header, row 0: nothing."""
 
 
 def check_column(path: str | Path, column: str, names: list[str], called: str = "columns") -> None:
@@ -117,23 +140,6 @@ def check_column(path: str | Path, column: str, names: list[str], called: str = 
 def shown(names: Iterable[str]) -> str:
     """Names of columns or keys for a message: a file without a header has a text in their place."""
     return printable(", ".join(map(str, names)), 200) or "none"
-
-
-def unreadable(path: str | Path, row: int, error: Exception) -> InputError:
-    """row: the last that could be read of the CSV file, 0 for the header, HEADER for none."""
-    if isinstance(error, UnicodeDecodeError):
-        return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({one_line(error)})")
-    place = "the header" if row == HEADER else f"row {row + 1}"
-    if '"' in str(error) or "unexpected end" in str(error):
-        problem = "a quotation mark that is never closed, or not doubled within its text"
-        return InputError(f"{path}: {place} has {problem}")
-    return InputError(f"{path}: {place} can't be read as CSV: {one_line(error)}")
-
-
-def check_width(path: str | Path, row: int, cells: dict) -> None:
-    """Raise InputError where a row, as csv.DictReader gives it, is wider or narrower than the header."""
-    if None in cells or None in cells.values():
-        raise InputError(f"{path}: row {row} has more or fewer fields than the header; quote texts with commas")
 
 
 def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:

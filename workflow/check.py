@@ -240,10 +240,10 @@ def check_budget(config: dict) -> None:
 
 
 @functools.cache
-def defaults_of(script: str) -> DictConfig:
-    """What conf/<script>.yaml holds; read once, since PyYAML is slow."""
-    defaults = OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml")
-    OmegaConf.set_readonly(defaults, True)
+def defaults_of(script: str) -> dict:
+    """A script's keys and their values in its YAML; read once, since PyYAML is slow."""
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / f"{script}.yaml"))
+    del defaults["defaults"]  # Hydra's own
     return defaults
 
 
@@ -328,7 +328,7 @@ def resolved(config: dict, evaluation: str) -> dict:
 def settled(config: dict, evaluation: str) -> DictConfig:
     """All keys of evaluate.py for one of the table's evaluations, as the script makes them of its command line. A file
     of free questions need not be there: results can be read without it."""
-    keys = OmegaConf.create({key: value for key, value in defaults_of("evaluate").items() if key != "defaults"})
+    keys = OmegaConf.create(defaults_of("evaluate"))
     for key, value in asked_by(config, evaluation).items():
         OmegaConf.update(keys, key, value, force_add=True)
     check(keys, RULES | {"questions": RULES["examples"]})
