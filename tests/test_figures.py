@@ -340,14 +340,23 @@ def test_figure_1_is_the_answers_of_the_plain_texts(tmp_path):
     }
     add_answers(results, answers)
     dataset = ROOT / "data/biography_synthetic.csv"
-    config = {"table": "table", "seeds": [1, 2], "checkpoints": 2, "dataset": dataset}
+    config = {
+        "table": "table",
+        "arms": {"none": None, "other": {}},
+        "seeds": [1, 2],
+        "checkpoints": 2,
+        "dataset": dataset,
+    }
     ours = figures.plain_scores(config, results, "paper", "a model")
     papers = figures.paper_scores(figures.distances(dataset))
     figure = figures.against_distance(ours, papers)
     for panel, column in zip(figure.axes[:2], (0, 1), strict=True):
         drawn = {line.get_label(): line.get_xydata() for line in panel.lines if not line.get_label().startswith("_")}
-        for model, scores in figures.PAPER.items():
-            assert drawn[f"{model} (the paper)"][:, 1].tolist() == scores[column]
+        assert drawn["Llama 3 8B (the paper)"][:, 1].tolist() == [[82, 91, 20, 34, 9], [90, 93, 55, 41, 11]][column]
+        assert drawn["Gemma 2 9B (the paper)"][:, 1].tolist() == [[99, 100, 51, 89, 63], [100, 100, 66, 90, 64]][column]
+        assert [label for label in drawn if "(the paper)" in label] == [
+            f"{model} (the paper)" for model in ("Llama 3 8B", "Llama 3 70B", "Gemma 2 2B", "Gemma 2 9B")
+        ]
         (bars,) = panel.containers
         x, y = bars.lines[0].get_data()
         expected = 100 * np.array([np.mean(hits) for hits in right.values()])
@@ -360,6 +369,34 @@ def test_figure_1_is_the_answers_of_the_plain_texts(tmp_path):
     pyplot.close(figure)
     with pytest.raises(InputError, match="table: no answers of none/seed-1/own_words/2; make tables TABLE=table"):
         figures.plain_scores(config, results, "own_words", "a model")
+
+
+def test_figure_1_of_a_table_in_epochs_is_of_its_reported_people(tmp_path):
+    """By the checkpoint that the others choose, though the reported people answer better by another."""
+    dataset, results = ROOT / "data/biography_synthetic_40.csv", tmp_path / "table"
+    names = [person["name"] for person in biography.read_people(dataset, ["date"])]
+    right = {(0.1, 1): (1, 0), (0.1, 2): (0, 0), (0.2, 1): (0, 0), (0.2, 2): (0, 1)}
+    add_answers(
+        results,
+        {
+            f"none/seed-{seed}-rate-{rate}/questions/{part}": [
+                answer(field, name, exact_match=100 * hit, f1=100 * hit)
+                for field in FIELDS
+                for name, hit in zip(names, [of_reported] * 30 + [of_others] * 10, strict=True)
+            ]
+            for seed in (1, 2)
+            for (rate, part), (of_reported, of_others) in right.items()
+        },
+    )
+    config = {"table": "table", "arms": {"none": {"epochs": 4}}, "seeds": [1, 2], "checkpoints": 2, "dataset": dataset}
+    config |= {"epochs": 2, "learning_rates": [0.1, 0.2], "reported": 30, "evaluations": {"questions": {}}}
+    rows = figures.plain_scores(config, results, "questions", "a model")
+    assert {row["mean"] for row in rows} == {0.0}
+    apart = []
+    for tagged in list(biography.read_texts(dataset))[:30]:
+        plain, spans = biography.field_spans(tagged)
+        apart.append(len(plain[spans["name"][1] : spans["city"][0]].split()))
+    assert {row["words_from_name"] for row in rows if row["field"] == "city"} == {np.mean(apart)}
 
 
 @pytest.mark.parametrize(

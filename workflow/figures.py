@@ -3,7 +3,8 @@ often the name is among the first three.
 
 Figure 1: exact match and F1 after training on the plain texts (the arm `none`) against the field's distance from the
 name, a line a model: the words between the name's last and the field's first, parted by white space, so that it is the
-same for every tokenizer; a mean over the people. The paper's lines are its Table 1; how far its fields lie from the
+same for every tokenizer; a mean over the people. Of a table in epochs it is the checkpoint chosen on the people who are
+not reported, and the reported people's scores. The paper's lines are its Table 1; how far its fields lie from the
 name is not said, so they stand at the distances of our texts, whose fields come in the same order.
 
 Figures 2 and 3: what holds ranks 1 to 10 of what the token just before a field attends to, of either model and of their
@@ -22,19 +23,11 @@ from utils import biography
 from utils.artifacts import whole_file, write_csv
 from utils.errors import InputError
 from workflow import intervals, ranks
-from workflow.choice import read_answers
+from workflow.choice import EVERYBODY, choose, read_answers, reported
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
 from workflow.results import asked_at
-from workflow.table import MEASURES, run_of
-
-# The paper's Table 1, per cent by field: exact match, F1.
-PAPER = {
-    "Llama 3 8B": ([82, 91, 20, 34, 9], [90, 93, 55, 41, 11]),
-    "Llama 3 70B": ([98, 95, 36, 73, 66], [100, 98, 67, 77, 67]),
-    "Gemma 2 2B": ([98, 99, 12, 54, 15], [98, 99, 40, 57, 18]),
-    "Gemma 2 9B": ([99, 100, 51, 89, 63], [100, 100, 66, 90, 64]),
-}
+from workflow.table import MEASURES, PUBLISHED, run_of
 
 
 class Look(NamedTuple):
@@ -140,10 +133,10 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
     return figure
 
 
-def distances(dataset: str) -> dict[str, float]:
-    """How many words lie between the name and each field, a mean over the people."""
+def distances(dataset: str, people: slice = EVERYBODY) -> dict[str, float]:
+    """How many words lie between the name and each field, a mean over these people."""
     found = {field: [] for field in FIELDS}
-    for row, tagged in enumerate(biography.read_texts(dataset), start=1):
+    for row, tagged in enumerate(list(biography.read_texts(dataset))[people], start=1):
         plain, spans = biography.field_spans(tagged)
         for field, counts in found.items():
             if "name" not in spans or field not in spans or spans[field][0] < spans["name"][1]:
@@ -153,13 +146,17 @@ def distances(dataset: str) -> dict[str, float]:
 
 
 def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> list[dict]:
-    """Of a table's arm `none`, at its last checkpoint: a row for each field and measure (exact match, F1), with the
-    mean and its 95 % interval over people and seeds."""
-    apart = distances(config["dataset"])
+    """Of a table's arm `none`: a row for each field and measure (exact match, F1), with the mean and its 95 % interval
+    over reported people and seeds."""
+    people = reported(config)
+    apart = distances(config["dataset"], people)
+    # The first way: the last checkpoint, or the one chosen on the others.
+    choices, *_ = choose(config | {"arms": {"none": config["arms"]["none"]}}, results).values()
+    rate, part = choices["none"]
     answers = []
     for seed in config["seeds"]:
-        asked = asked_at(run_of("none", seed, None), evaluation, config["checkpoints"])
-        answers.append(read_answers(results, asked).sort_values("name", kind="stable"))
+        asked = asked_at(run_of("none", seed, rate), evaluation, part)
+        answers.append(read_answers(results, asked, people).sort_values("name", kind="stable"))
     rows = []
     for field in FIELDS:
         for measure in ("exact_match", "f1"):
@@ -172,12 +169,13 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
 
 def paper_scores(apart: dict[str, float]) -> list[dict]:
     """The paper's Table 1 as rows of the same kind, without intervals, which it does not give."""
+    table = pd.read_csv(PUBLISHED).query("table == 1")
     return [
-        {"line": f"{model} (the paper)", "field": field, "words_from_name": apart[field], "measure": measure}
-        | {"mean": float(score), "low": None, "high": None}
-        for model, measures in PAPER.items()
-        for measure, percentages in zip(("exact_match", "f1"), measures, strict=True)
-        for field, score in zip(FIELDS, percentages, strict=True)
+        {"line": f"{model} (the paper)", "field": row["field"], "words_from_name": apart[row["field"]]}
+        | {"measure": measure, "mean": round(100 * row[measure], 6), "low": None, "high": None}
+        for model, model_rows in table.groupby("model", sort=False)
+        for measure in ("exact_match", "f1")
+        for row in model_rows.to_dict("records")
     ]
 
 

@@ -19,6 +19,9 @@ MEASURES = {
     "log_likelihood": ("log-likelihood", 2),
 }
 
+# The paper's Tables 1 to 3, from 0 to 1.
+PUBLISHED = Path(__file__).resolve().parent / "published.csv"
+
 # Of an arm or an evaluation: part of files' names, which the rules take apart again.
 NAME = "[a-z0-9_]+"
 
