@@ -129,6 +129,10 @@ def test_make_paper_writes_what_is_committed(tmp_path):
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in (ROOT / "results/paper").iterdir()}
     assert set(made) == {f"table{number}.{kind}" for number in (1, 2, 3) for kind in ("md", "csv", "tex")}
+    # In the paper's order, which differs between its tables.
+    gemma, llama = ["Gemma 2 2B", "Gemma 2 9B"], ["Llama 3 8B", "Llama 3 70B"]
+    for number, models in ((1, llama + gemma), (2, gemma + llama), (3, gemma + llama)):
+        assert pd.read_csv(tmp_path / f"table{number}.csv")["model"].unique().tolist()[:4] == models
 
 
 def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatch, capsys):
@@ -179,7 +183,10 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     # A run.json, and each checkpoint's answers.
     per_arm = len(config["seeds"]) * (1 + config["checkpoints"])
-    assert f"{name}: 1 of none's {per_arm} results are missing: it counts as not run" in capsys.readouterr().out
+    assert (
+        f"{name}: 1 of none's {per_arm} results are missing, so it counts as not run; to make"
+        in capsys.readouterr().out
+    )
     table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
     assert pd.isna(table.loc["none", "company", "f1"]["chosen on the others"])
     assert table.loc["difference", "company", "f1"].equals(row)
@@ -271,7 +278,7 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
     del records["random/seed-2-rate-0.001/run.json"]
     write_records(Path("results", single), records)
     paper.main(Path("tables"), Path("results"), Path("paper"))
-    assert f"{single}: 1 of random's 6 results are missing: it counts as not run" in capsys.readouterr().out
+    assert f"{single}: 1 of random's 6 results are missing, so it counts as not run; to make" in capsys.readouterr().out
     (row,) = [
         line for line in Path("paper/table3.md").read_text().splitlines() if "SmolLM2" in line and "random" in line
     ]

@@ -16,9 +16,7 @@ from workflow import check, intervals
 from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
 from workflow.results import read_study
 from workflow.summary import scores_by_field
-from workflow.table import augmentation_of, plain_paths, rates_of, runs
-
-ROOT = Path(__file__).resolve().parent.parent
+from workflow.table import PUBLISHED, augmentation_of, plain_paths, rates_of, runs
 
 # Of biographies, the paper's name of what each table of conf/tables/ trains; the paper does not have the last three.
 MODELS = {
@@ -104,7 +102,10 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
         missing = len(set(files) - read_study(results).records.keys())
         if missing:
             if missing < len(files):
-                print(f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing: it counts as not run")
+                print(
+                    f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing, so it counts as not run;"
+                    f" to make them: make tables TABLE={config['table']}"
+                )
             continue
         fields = TABLES[3 if on_paragraphs else 1 if arm == "none" else 2][1]
         for way, choices in choose(alone, results).items():
@@ -141,8 +142,11 @@ def collect(number: int, configs: dict[str, dict], ours: dict[str, dict], publis
     if number != 3:
         named = {table: {"model": model} for table, model in MODELS.items()}
     paper_rows = published[published["table"] == number].set_index(["model", "arm", "field"])
+    # Those that the paper has, in its order, and then the others.
+    models = list(dict.fromkeys(published.loc[published["table"] == number, "model"]))
+    places = {model: place for place, model in enumerate(models)}
     rows = []
-    for table, names in named.items():
+    for table, names in sorted(named.items(), key=lambda item: places.get(item[1]["model"], len(models))):
         for arm in arms:
             alpha, beta = alpha_and_beta(configs[table], arm)
             for field in fields:
@@ -209,10 +213,18 @@ def number_and_interval(row: dict, column: str, digits: int) -> str:
     return f"{row[column]:.{digits}f}" + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
+def latex(readable: pd.DataFrame, caption: str, short: str) -> str:
+    """As wide as the page, which needs the package graphicx; its rules need booktabs."""
+    caption = caption.replace("*", "").replace("%", r"\%")
+    table = readable.to_latex(index=False, escape=True, caption=(caption, short))
+    begin, end = r"\begin{tabular}", r"\end{tabular}"
+    return table.replace(begin, rf"\resizebox{{\textwidth}}{{!}}{{{begin}").replace(end, f"{end}}}")
+
+
 def main(tables: Path, results: Path, output: Path) -> None:
     configs = {table: read_table(tables / f"{table}.yaml", results / table) for table in (*MODELS, *PARAGRAPHS)}
     ours = {table: our_scores(config, results / table) for table, config in configs.items()}
-    published = pd.read_csv(ROOT / "workflow/published.csv")
+    published = pd.read_csv(PUBLISHED)
     for number, title in TITLES.items():
         scores = collect(number, configs, ours, published)
         readable = shown_of_paragraphs(scores) if number == 3 else shown(number, scores)
@@ -220,7 +232,7 @@ def main(tables: Path, results: Path, output: Path) -> None:
         contents = {
             "md": f"# {title}\n\n{EXPLAINED[number]}\n\n{markdown}\n",
             "csv": scores.to_csv(index=False),
-            "tex": readable.to_latex(index=False, escape=True, caption=title),
+            "tex": latex(readable, f"{title}. {EXPLAINED[number]}", title),
         }
         for kind, content in contents.items():
             path = output / f"table{number}.{kind}"
