@@ -697,6 +697,30 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
         check.check_results(changed | {"epochs": 4}, results)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["paper_gemma2_2b", "paper_gemma2_9b", "paper_wiki_llama3_70b"])
+def test_a_table_of_the_papers_models_is_made_whole_of_stand_ins(clone, snakemake, name):
+    """All of its arms and keys; but with tiny models, two seeds, rates and epochs, few questions, and no GPU."""
+    config = read(ROOT / f"conf/tables/{name}.yaml")
+    models = {config[size]: f"tables_out/tiny_models/{size}" for size in ("large", "small")}
+    changed = config | {size: models[config[size]] for size in ("large", "small", "trained")}
+    changed |= {"seeds": [1, 2], "epochs": 2, "learning_rates": [0.001, 0.01], "checkpoints": 2, "resources": {}}
+    changed["train"] = config["train"] | {"quant": None, "trainer.per_device_train_batch_size": 50}
+    if not config.get("made_by"):
+        changed |= {"evaluate": config["evaluate"] | {"people": 5}, "reported": 3}
+    (clone / f"conf/tables/{name}.yaml").write_text(yaml.safe_dump(changed))
+    snakemake(name=name)
+    results = clone / "results" / name
+    records, _ = read_study(results)
+    assert set(records) == set(runs(changed))
+    # Trained is the model whose own attention guides the arm `attention`.
+    (own,) = {record["model"] for record_name, record in records.items() if record_name.startswith("untrained/")}
+    assert own == changed["trained"]
+    chosen = (results / "table.md").read_text().split("## What was chosen\n")[1]
+    assert all(f"| {arm} " in chosen for arm in ("none", "random", "attention", "difference"))
+    (clone / f"conf/tables/{name}.yaml").write_text(yaml.safe_dump(config))
+
+
 def example() -> tuple[str, Dump]:
     tagged = "<name>Ada King</name> lives in <city>Turin</city>."
     plain = biography.strip_tags(tagged)
