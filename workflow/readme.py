@@ -37,7 +37,7 @@ FIELDS = ["university", "company"]
 
 def methods() -> str:
     """Exact match / F1 in per cent: of the paper's Llama 3 8B and of our Qwen2.5-Coder 0.5B, as in Table 2, and of the
-    latter's five fields."""
+    latter's five fields with intervals."""
     paper = pd.read_csv(ROOT / "results/paper/table2.csv").set_index(["model", "arm", "field"])
     study = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").set_index(["evaluation", "arm"])
     rows = []
@@ -49,8 +49,9 @@ def methods() -> str:
         for field in FIELDS:
             ours = paper.loc[("Qwen2.5-Coder 0.5B", arm, field)].set_index("measure")["chosen on the others"]
             row[f"here: {field}"] = both(100 * ours)
-        row["here: five fields"] = both(
-            study.loc[("questions, chosen on the others", arm)].set_index("measure")["mean"]
+        five_fields = study.loc[("questions, chosen on the others", arm)].set_index("measure")
+        row["here: five fields"] = " / ".join(
+            "{mean:.0f} [{low:.0f}, {high:.0f}]".format(**five_fields.loc[measure]) for measure in ("exact_match", "f1")
         )
         rows.append(row)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
