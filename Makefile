@@ -41,7 +41,7 @@ smoke: .venv/installed
 	.venv/bin/python -m tests.tiny
 	.venv/bin/snakemake --configfile conf/tables/smoke.yaml --cores $(shell nproc)
 
-# A file's tests go to one process, which makes what they share once.
+# All tests of a file run in one process, so that what they share is made once.
 test: .venv/installed lint
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
@@ -90,5 +90,6 @@ gpu-requirements: .venv/installed
 	.venv/bin/python -m pip install --requirement requirements-dev.txt
 	touch $@
 
+# Runs of tables that are not finished go too: commit them first (python -m workflow.results add TABLE).
 clean:
-	rm -rf .venv models demo_out data_augmented tables_out
+	rm -rf .venv models demo_out gpu_out data_augmented tables_out .snakemake

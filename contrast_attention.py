@@ -1,13 +1,16 @@
 """Stage 2: dump of the large model, dump of the small one -> dump of their differences.
 
     python contrast_attention.py \\
-      +attn_dump_large=attn_dump_llama_3_70b +attn_dump_small=attn_dump_llama_3_8b \\
-      +attn_diff=attn_diff_llama_70b_8b
+      attn_dump_large=attn_dump_llama_3_70b attn_dump_small=attn_dump_llama_3_8b \\
+      attn_diff=attn_diff_llama_70b_8b
 """
 
 import time
 
-from utils import rules
+from omegaconf import OmegaConf
+
+from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules
+from utils.contrast import contrast
 from utils.errors import InputError
 from utils.script import script
 
@@ -24,14 +27,9 @@ RULES = {
 }
 
 
-@script("contrast_attention", RULES, writes=["attn_diff"])
+@script("contrast_attention", RULES, writes=["attn_diff"], several_processes=False)
 def main(config):
     started = time.monotonic()
-    from omegaconf import OmegaConf
-
-    from utils import artifacts, attention_dump, biography, heatmap, next_stage
-    from utils.contrast import contrast
-
     inputs = [config.attn_dump_large, config.attn_dump_small]
     files = {attention_dump.dump_path(name).resolve() for name in (*inputs, config.attn_diff)}
     if len(files) < 3:
@@ -68,6 +66,7 @@ def main(config):
         # Its tokens are those of the difference.
         model=large.model if config.target == "large" else small.model,
         dataset=config.dataset or "DATASET",
+        **(next_stage.reading(config) if config.dataset else {}),
         save_name="NAME",
     )
 

@@ -1,15 +1,15 @@
 """Stage 3: texts (+ weights) -> variants of the texts, with tokens dropped at random.
 
     python data_augmentation.py \\
-      +augment_type=random +alpha=0.7 +multiply=10 \\
-      +model=meta-llama/Meta-Llama-3-8B \\
-      +dataset=data/biography_real.csv +save_name=biography_real_aug
+      augment_type=random alpha=0.7 multiply=10 \\
+      model=meta-llama/Meta-Llama-3-8B \\
+      dataset=data/biography_real.csv save_name=biography_real_aug
 
     python data_augmentation.py \\
-      +augment_type=attention +alpha=0.7 +beta=0.05 +multiply=10 \\
-      +attn_weights=attn_diff_llama_70b_8b \\
-      +model=meta-llama/Meta-Llama-3-8B \\
-      +dataset=data/biography_real.csv +save_name=biography_real_aug
+      augment_type=attention alpha=0.7 beta=0.05 multiply=10 \\
+      attn_weights=attn_diff_llama_70b_8b \\
+      model=meta-llama/Meta-Llama-3-8B \\
+      dataset=data/biography_real.csv save_name=biography_real_aug
 """
 
 import csv
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from utils import artifacts, attention_dump, biography, dropout, heatmap, next_stage, rules, texts, tokens
 from utils.contrast import weights_of
@@ -53,16 +54,20 @@ RULES = {
 CHUNK_CHARACTERS = 200_000
 
 
-@script("data_augmentation", RULES, writes=["save_name"])
+@script("data_augmentation", RULES, writes=["save_name"], several_processes=False)
 def main(config):
     started = time.monotonic()
     check_guidance(config)
-    output = Path("data_augmented") / f"{config.save_name.removesuffix('.csv')}.csv"
+    # The name of the file, or its path as it is printed.
+    name = config.save_name.removeprefix("data_augmented/").removesuffix(".csv")
+    output = Path("data_augmented") / f"{name}.csv"
     if config.heatmap:
         heatmap.check(config.heatmap, config.dataset)
     with artifacts.claimed("save_name", output, output.with_suffix(".json"), dataset=config.dataset) as folder:
         augment(config, output, folder)
-    next_stage.say(started, "train", model=config.model, dataset=str(output), model_dir="MODEL_DIR")
+    # A text may hold what looks like a tag.
+    as_text = {"tags": False} if config.tags is False else {}
+    next_stage.say(started, "train", model=config.model, dataset=str(output), **as_text, model_dir="MODEL_DIR")
 
 
 def augment(config: Mapping, output: Path, folder: Path) -> None:
@@ -76,8 +81,6 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         count = attention_dump.check_texts(weights, plain, config.attn_weights, config.dataset)
     else:
         count = sum(1 for _ in plain)
-
-    from omegaconf import OmegaConf
 
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     own_fingerprint = fingerprint(tokenizer)
@@ -102,10 +105,10 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         generator = np.random.default_rng([config.seed, first])
         delete = config.blank == "delete"
         variants, dropped = dropout.variants(chunk, offsets, bounds, keep, config.multiply, generator, delete)
-        so_far["drawn"] += len(offsets) * config.multiply
-        so_far["dropped"] += dropped
-        so_far["characters"] += sum(len(plain) - plain.count(" ") for plain in chunk) * config.multiply
-        so_far["left"] += sum(len(variant) - variant.count(" ") for variant in variants)
+        so_far["tokens_drawn"] += len(offsets) * config.multiply
+        so_far["tokens_dropped"] += dropped
+        so_far["characters_drawn"] += sum(len(plain) - plain.count(" ") for plain in chunk) * config.multiply
+        so_far["characters_left"] += sum(len(variant) - variant.count(" ") for variant in variants)
         if config.blank == "collapse":
             variants = [dropout.collapse(variant) for variant in variants]
         if config.include_original:
@@ -124,15 +127,17 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         kept.add(so_far)
 
     # Of the characters that are no spaces, blanked or deleted; and of all tokens, as they were drawn.
-    characters_blanked = (so_far["characters"] - so_far["left"]) / max(1, so_far["characters"])
-    tokens_dropped = so_far["dropped"] / max(1, so_far["drawn"])
+    characters_blanked = (so_far["characters_drawn"] - so_far["characters_left"]) / max(1, so_far["characters_drawn"])
+    tokens_dropped = so_far["tokens_dropped"] / max(1, so_far["tokens_drawn"])
     record = artifacts.record(settings) | {"characters_blanked": characters_blanked, "tokens_dropped": tokens_dropped}
     with artifacts.recorded_file(output, record) as aside:
-        unfinished.replace(aside)
+        # Linked, not moved: if the record can't be written, it is still there to resume from.
+        aside.unlink(missing_ok=True)
+        aside.hardlink_to(unfinished)
     shares = f"{tokens_dropped:.1%} of the tokens, {characters_blanked:.1%} of the characters"
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
     if config.heatmap:
-        title = f"{output}: the probability of each token to be kept"
+        title = f"{output}: the probability of each token to be kept (commas and full stops always are)"
         heatmap.write(config.heatmap, title, shaded(config, weights, tokenizer, output), count, end=1.0)
 
 
@@ -177,7 +182,7 @@ def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:
             if digest.hexdigest() == kept[-1]["sha256"]:
                 return kept[-1], digest
         unfinished.unlink(missing_ok=True)
-    counts = ("texts", "rows", "bytes", "drawn", "dropped", "characters", "left")
+    counts = ("texts", "rows", "bytes", "tokens_drawn", "tokens_dropped", "characters_drawn", "characters_left")
     return dict.fromkeys(counts, 0), hashlib.sha256()
 
 

@@ -1,6 +1,6 @@
 """Stage 5: checkpoint + questions -> answers and scores.
 
-    python evaluate.py --config-name evaluate.yaml +model_dir=model_out/checkpoint-130
+    python evaluate.py --config-name evaluate.yaml model_dir=model_out/checkpoint-130
 
 All checkpoints of a run, one after another: python evaluate.py model_dir=model_out
 
@@ -16,6 +16,8 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from utils import artifacts, biography, free_questions, next_stage, questions, rules
 from utils.errors import InputError
@@ -73,11 +75,10 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     started = time.monotonic()
     asked, unanswerable = questions_of(config)
     if unanswerable and artifacts.is_first_process():
-        print(f"{config.questions}: {unanswerable} questions without an answer are left out")
+        print(f"{config.questions}: questions without an answer, which are left out: {unanswerable}")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
-    from omegaconf import OmegaConf
 
     from utils import scores
     from utils.adapters import adapter_base
@@ -123,16 +124,18 @@ def settle(config) -> None:
     """Fill in `examples`, and set to null what is of the other kind of questions, people's or free ones; InputError
     where that was given, or what is needed is not there."""
     if config.questions:
-        if config.people is not None:
-            raise InputError("people: leave it out; all questions of questions=... are asked")
+        for key in ("dataset", "prompts", "people"):
+            if config[key] is not None:
+                raise InputError(f"{key}: leave it out; questions=... says what is asked")
         if config.template is None:
             raise InputError("still needed: template=..., which says how a question of questions=... is asked")
         questions.check_blanks("template", config.template, "question")
-        config.dataset = config.prompts = None
         config.examples = config.examples or config.questions
         return
     if config.group is not None:
         raise InputError("group: leave it out, or give questions=...; questions about people are scored by field")
+    config.dataset = config.dataset or "data/biography_synthetic.csv"
+    config.prompts = config.prompts or "data/prompts_questions.csv"
     for key in ("dataset", "prompts"):
         check_value(key, config[key], rules.file())
     config.template = None

@@ -1,7 +1,7 @@
 """Stage 1: texts + model -> attention dump.
 
-    python save_attention.py +model=meta-llama/Meta-Llama-3-8B \\
-      +dataset=data/biography_real.csv +save_name=attn_dump_llama_3_8b
+    python save_attention.py model=meta-llama/Meta-Llama-3-8B \\
+      dataset=data/biography_real.csv save_name=attn_dump_llama_3_8b
 
 Several processes share the work: torchrun --nproc-per-node 2 save_attention.py ... gives the same dump.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from utils import artifacts, attention_dump, biography, heatmap, next_stage, rules, texts, tokens, windows
 from utils.errors import InputError
@@ -27,12 +28,10 @@ CHUNK_CHARACTERS = 1_000_000
 
 
 def layer_numbers(value: object) -> Sequence[int]:
-    try:
-        if isinstance(value, Sequence) and not isinstance(value, str) and value:
-            return [rules.integer(0)(number) for number in value]
-    except ValueError:
-        pass
-    raise ValueError("must be a list of whole numbers from 0, such as [0,1]")
+    is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    if not is_list or any(type(number) is not int or number < 0 for number in value):
+        raise ValueError("must be a list of whole numbers from 0, such as [0,1]")
+    return list(value)
 
 
 RULES = {
@@ -67,7 +66,7 @@ def main(config):
     dump_path = attention_dump.dump_path(config.save_name)
     with artifacts.claimed("save_name", dump_path, dump_path.with_suffix(".json"), dataset=config.dataset) as folder:
         extract(config, dump_path, folder)
-    # Of the large model or of the small one: the user knows.
+    # Only the user knows whether this is the large or the small model.
     following = {"attn_dump_large": config.save_name, "attn_dump_small": "SMALL", "attn_diff": "DIFFERENCE"}
     next_stage.say(started, "contrast_attention", **following)
 
@@ -83,8 +82,6 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         digest.update(f"{tagged or plain}\0".encode())
 
     # torch and transformers take seconds to import: only once the input is known to be good.
-    from omegaconf import OmegaConf
-
     from utils import received_attention
     from utils.models import load_model, weights_hash
     from utils.processes import broadcast, gathered, is_main_process, my_share, progress
@@ -93,6 +90,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     if config.queries == "before_fields":
         totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
+    window = windows.size(config.window, context(load_config(config.model, config.trust_remote_code)), config.model)
     layers = None if config.layers is None else sorted(set(config.layers))
     if layers is not None:
         check_layers(layers, config.model, config.trust_remote_code)
@@ -101,7 +99,6 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
     language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
     receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
-    window = windows.size(config.window, context(language_model.config), config.model)
     count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
     tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
 

@@ -1,6 +1,6 @@
 """Stage 4: texts + model -> checkpoints, by continual pretraining.
 
-    python train.py --config-name train.yaml +model_dir=model_out
+    python train.py --config-name train.yaml model_dir=model_out
 
 Several GPUs or processes: torchrun --nproc-per-node 2 train.py ...
 """
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from utils import artifacts, biography, next_stage, resume, rules, windows
 from utils.arguments import check_fsdp, lora_arguments, training_arguments
-from utils.model_source import context
+from utils.model_source import context, load_config
 from utils.script import script
 from utils.tokenizer import load_tokenizer
 from utils.tokens import embedding_rows
@@ -42,12 +42,13 @@ RULES = {
 
 # Of the sub-trees: what is not for the user to set.
 FIXED = {
-    "trainer.output_dir": "model_dir=... says it",
-    "trainer.seed": "seed=... says it",
-    "trainer.local_rank": "torchrun says it",
-    "trainer.resume_from_checkpoint": "resume=true goes on from model_dir's last",
-    "lora.task_type": "it is CAUSAL_LM",
-    "lora.peft_type": "it is LORA",
+    "trainer.output_dir": "set model_dir=... instead",
+    "trainer.seed": "set seed=... instead",
+    "trainer.local_rank": "torchrun sets it",
+    "trainer.hub_token": "it would stand in run.json; log in with: hf auth login",
+    "trainer.resume_from_checkpoint": "resume=true resumes from model_dir's last checkpoint",
+    "lora.task_type": "it is always CAUSAL_LM",
+    "lora.peft_type": "it is always LORA",
     "lora.inference_mode": "such an adapter can't be trained",
 }
 
@@ -86,7 +87,8 @@ def train(config) -> None:
     arguments = training_arguments(settings["trainer"], config.model_dir, config.seed)
     if earlier.checkpoint and 0 < arguments.max_steps <= resume.steps_done(earlier.checkpoint):
         # The Trainer would take one step more where they do not end an epoch.
-        print(f"Nothing left to do; the last checkpoint is {earlier.checkpoint}")
+        if artifacts.is_first_process():
+            print(f"Nothing left to do; the last checkpoint is {earlier.checkpoint}")
         return
     lora = lora_arguments(settings["lora"])
     quant = None if lora is None else settings["quant"]
@@ -97,6 +99,7 @@ def train(config) -> None:
 
     # Prepare model
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    window = windows.size(config.window, context(load_config(config.model, config.trust_remote_code)), config.model)
     precision = "float32" if config.dtype == "auto" and lora is None else config.dtype
     base_model = merged(
         load_model(
@@ -115,7 +118,6 @@ def train(config) -> None:
 
     # Prepare data
     rows = embedding_rows(language_model)
-    window = windows.size(config.window, context(language_model.config), config.model)
     examples, cut = training_examples(
         tokenizer, texts, window, config.stride, config.loss_on_blanks, rows, config.dataset
     )

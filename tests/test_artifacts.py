@@ -76,6 +76,11 @@ def test_commit_is_the_whole_hash_and_tells_changed_files(tmp_path, monkeypatch)
     monkeypatch.setattr(artifacts, "REPOSITORY", tmp_path)
     assert artifacts.commit() is None
     git("init")
+    # Unpacked within another's checkout.
+    (tmp_path / "inside").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "REPOSITORY", tmp_path / "inside")
+        assert artifacts.commit() is None
     (tmp_path / "file.txt").write_text("one")
     git("add", "file.txt")
     git("commit", "--no-gpg-sign", "-m", "first")
@@ -202,6 +207,21 @@ def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
             artifacts.check_apart(
                 "save_name", [Path("texts.pkl"), Path("texts.json")], dataset="a.csv", questions=given, examples=given
             )
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "llama"}', '["config", "versions"]', "half", ""])
+def test_what_is_no_record_is_not_written_over(tmp_path, content):
+    path, record = tmp_path / "config.pkl", tmp_path / "config.json"
+    record.write_text(content)
+    with (
+        pytest.raises(InputError, match=f"^save_name: it would overwrite {record}, which is not a record"),
+        artifacts.claimed("save_name", path, record),
+    ):
+        pass
+    assert record.read_text() == content and listed(tmp_path) == ["config.json"]
+    artifacts.write_json(record, artifacts.record({"seed": 1}))
+    with artifacts.claimed("save_name", path, record):
+        pass
 
 
 def test_a_second_run_of_a_name_is_refused_and_one_of_another_is_not(tmp_path):

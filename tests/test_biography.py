@@ -109,7 +109,7 @@ def test_other_columns_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no column 'text'"),
+        (b"", "the file is empty"),
         (b"name\nAnn\n", "no column 'text'"),
         (b"text\n", "no rows"),
         (b"text,id,text\na,1,b\n", "two columns 'text'"),

@@ -1,6 +1,7 @@
 """Each YAML and its rules; a user's mistakes: one clear line, exit code 2, at once, and nothing written."""
 
 import atexit
+import errno
 import gc
 import importlib
 import json
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import save_attention
-from utils import attention_dump, rules
+from utils import attention_dump, rules, script
 from utils.attention_dump import Dump, Row, text_hash
-from utils.errors import InputError
+from utils.errors import InputError, is_out_of_memory
 from utils.script import CONFIG_FOLDER, check, collect_garbage_rarely, use_huge_pages
 
 SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
@@ -130,7 +132,7 @@ MISTAKES = {
         ["python", "train.py", "model_dir=out", "quant={load_in_4bit: true}"],
         "quant: set its keys one by one: quant.<key>=..., with a plus if the YAML does not list the key",
     ),
-    "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be a name; one of digits"),
+    "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be text; a number needs quotes"),
 }
 
 
@@ -292,6 +294,57 @@ def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     with pytest.raises(ValueError, match="may not be read by this user"):
         rules.file()(str(path))
+
+
+def test_a_folder_that_may_not_be_looked_into_is_said(tmp_path, monkeypatch):
+    def closed(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", closed)
+    for rule in (rules.file(), rules.model(), rules.checkpoint()):
+        with pytest.raises(InputError, match="^key=closed/x: can't be read: Permission denied$"):
+            script.check(OmegaConf.create({"key": "closed/x"}), {"key": rule})
+
+
+def out_of_memory(kind: str) -> BaseException:
+    if kind == "Python's":
+        return MemoryError()
+    if kind == "a processor's":
+        return RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
+    return type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("kind", ["Python's", "a processor's", "a GPU's"])
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("save_attention", "lower batch_tokens; resume=true continues from what was kept"),
+        ("contrast_attention", "free some, or split the texts"),
+        ("data_augmentation", "free some, or split the texts; resume=true continues from what was kept"),
+        (
+            "train",
+            "lower trainer.per_device_train_batch_size or window; resume=true continues from what was kept",
+        ),
+        ("evaluate", "lower batch_tokens; resume=true continues from what was kept"),
+    ],
+)
+def test_where_memory_runs_out_a_line_says_what_to_lower(monkeypatch, capsys, kind, name, advice):
+    keys = dict.fromkeys(importlib.import_module(name).RULES, lambda value: value)
+
+    @script.script(name, keys, writes=list(keys)[:1])
+    def main(config):
+        raise out_of_memory(kind)
+
+    missing = OmegaConf.missing_keys(OmegaConf.load(CONFIG_FOLDER / f"{name}.yaml"))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *(f"{key}=x" for key in missing)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{name}.py: out of memory: {advice}\n"
+
+
+def test_a_fault_of_ours_is_not_taken_for_want_of_memory():
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
 
 
 CANCELLED = """

@@ -45,7 +45,7 @@ def random_values(generator: np.random.Generator, count: int) -> np.ndarray:
 
 
 def slow_project(values, offsets, target_offsets) -> list[float]:
-    """Character by character, as method.md says it."""
+    """A character has the mean of the tokens that cover it, a target token the mean of its characters."""
     means = {}
     for character in range(int(max([0, *offsets[:, 1]]))):
         laid = [float(value) for value, (start, end) in zip(values, offsets, strict=True) if start <= character < end]
@@ -136,6 +136,20 @@ def test_a_dump_older_than_a_setting_is_of_its_default():
         contrast(old, make_dump("little", SMALL, queries="before_fields", layers=None))
     with pytest.raises(InputError, match=r"layers is None for big and \[2\] for little"):
         contrast(old, make_dump("little", SMALL, queries="following", layers=[2]))
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "kept"),
+    [
+        ({}, {"load_in_8bit": True}, [None, {"load_in_8bit": True}]),
+        ({"load_in_8bit": True}, {}, [{"load_in_8bit": True}, None]),
+        ({}, {}, None),
+    ],
+)
+def test_quantization_may_differ_and_both_are_kept(large, small, kept):
+    sides = [{"quant": quant} if quant else {} for quant in (large, small)]
+    made = contrast(make_dump("big", LARGE, **sides[0]), make_dump("little", SMALL, **sides[1]))
+    assert made.settings.get("quant") == kept
 
 
 def test_dtypes_may_differ_and_both_are_kept():

@@ -1,6 +1,7 @@
 """Stage 3 as a whole: the file it writes, for both kinds of augmentation."""
 
 import csv
+import errno
 import hashlib
 import json
 import pickle
@@ -284,6 +285,21 @@ def count_variants(patch, stopped_at: int) -> list:
 
     patch.setattr(dropout, "variants", counted)
     return calls
+
+
+def test_where_the_record_cannot_be_written_what_was_drawn_is_kept(augment, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = augment(**RANDOM)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="what was computed is kept; resume=true"):
+        patch.setattr(artifacts, "file_hash", full)
+        augment(**RANDOM)
+    with monkeypatch.context() as patch:
+        calls = count_variants(patch, 9)
+        assert augment(**RANDOM, resume="true") == whole
+    assert not calls
+    assert sorted(path.name for path in (tmp_path / "data_augmented").iterdir()) == ["out.csv", "out.json"]
 
 
 @pytest.mark.parametrize("other", ["settings", "texts", "weights", "tokenizer"])

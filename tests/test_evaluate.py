@@ -199,7 +199,7 @@ def test_the_best_accepted_answer_counts_and_the_limit_leaves_room_for_all(ask, 
 
     monkeypatch.setattr(answers, "greedy_answers", saying)
     ask(questions=path, model_dir="trained/checkpoint-5")
-    assert f"{path}: 1 questions without an answer are left out\n" in capsys.readouterr().out
+    assert f"{path}: questions without an answer, which are left out: 1\n" in capsys.readouterr().out
     ((golds, limit, longest),) = asked
     assert golds == ["Ada", "Osk"] and limit == longest
     one, other = read(tmp_path / "out/predictions.csv")

@@ -405,8 +405,8 @@ def test_figure_1_of_a_table_in_epochs_is_of_its_reported_people(tmp_path):
         ({"tables": {"biographies_cpu": "paper"}}, "biographies_cpu needs evaluation and line"),
         ({"tables": ["biographies_cpu"]}, "biographies_cpu needs evaluation and line"),
         ({"tables": {"other": {"evaluation": "paper", "line": "x"}}}, "no conf/tables/other.yaml"),
-        ({"small": "x"}, "made with another small, models/qwen2.5-coder-0.5b; delete ranks_"),
-        ({"save_attention": {"dtype": "float32"}}, "made with another save_attention"),
+        ({"small": "x"}, "made with a different small, models/qwen2.5-coder-0.5b; delete ranks_"),
+        ({"save_attention": {"dtype": "float32"}}, "made with a different save_attention"),
         ({"lage": "x"}, "unknown or missing: lage"),
     ],
 )
@@ -476,4 +476,4 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
         if not name.endswith(".png"):
             assert (made / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8"), name
         assert (committed / name).stat().st_size < 300_000, name
-    assert "made with another small, models/qwen2.5-coder-0.5b" in snakemake("-n", "--config", "small=x", code=1)
+    assert "made with a different small, models/qwen2.5-coder-0.5b" in snakemake("-n", "--config", "small=x", code=1)

@@ -283,7 +283,7 @@ QUESTION = {"question": "q", "answer": "a"}
         ("q.jsonl", [{"question": "q", "answers": [["a"]]}], "q.jsonl: line 1: 'answer' is not text: ['a']"),
         ("q.jsonl", [{"question": "q", "answers": {"start": 1}}], "q.jsonl: line 1: 'answer' is not text: None"),
         ("q.jsonl", [QUESTION | {"context": ""}], "q.jsonl: line 1 has an empty context"),
-        ("q.jsonl", [QUESTION | {"title": ""}], "q.jsonl: line 1 has an empty title"),
+        ("q.jsonl", [QUESTION | {"paragraph": ""}], "q.jsonl: line 1 has an empty paragraph"),
         ("q.jsonl", [{"question": "\ud800", "answer": "a"}], "q.jsonl: line 1: 'question' holds half of a character"),
         ("q.jsonl", [{"questions": {"q": "a"}}], "q.jsonl: line 1: 'questions' is not a list"),
         ("q.json", {"data": [{"paragraphs": [{"qas": [{"answers": []}]}]}]}, "article 1, paragraph 1, question 1 has"),

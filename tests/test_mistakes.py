@@ -48,7 +48,7 @@ HOLDS_NONE = "the folder holds no model (none of config.json, adapter_config.jso
 UNPAIRED = "a quotation mark that is never closed, or not doubled within its text"
 KINDS = ".csv, .jsonl, .parquet, .json, .txt, a folder"
 BYTES = "must be UTF-8; rename a file whose name is not"
-COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
+COLUMN = "; in stages 1 to 4 text_column=... names another"
 NO_DUMP = "no such dump; save_attention.py and contrast_attention.py write them"
 THREE = "attn_dump_large, attn_dump_small and attn_diff must be three different files"
 FULL = "standard output or a file can't be written"
@@ -120,7 +120,7 @@ EARLY = [
     (f"{GUIDED} attn_weights=large beta=null", "augment_type=attention needs beta=..."),
     (f"{GUIDED} attn_weights=large beta=-1", "beta=-1: must be a number from 0"),
     (f"{RANDOM} save_name=", "save_name=: must be a name"),
-    (f"{RANDOM} save_name=2024", "save_name=2024: must be a name; one of digits goes in quotes: \"key='2024'\""),
+    (f"{RANDOM} save_name=2024", "save_name=2024: must be text; a number needs quotes: \"key='2024'\""),
     (f"{RANDOM} save_name=null", "save_name=None: must be a name"),
     (f"{RANDOM} save_name=[a,b]", "save_name=['a', 'b']: must be a name"),
     (f"{RANDOM} 'save_name={{a: b}}'", "save_name: must be a name"),
@@ -134,7 +134,7 @@ EARLY = [
     (f"{SAVE} layers=3", "layers=3: must be a list of whole numbers from 0, such as [0,1]"),
     (f"{SAVE} layers=[-1]", "layers=[-1]: must be a list of whole numbers from 0, such as [0,1]"),
     (f"{SAVE} queries=none", "queries=none: must be one of: following, before_fields"),
-    (f"{SAVE} prepend_bos=maybe", "prepend_bos=maybe: must be one of: auto, True, False"),
+    (f"{SAVE} prepend_bos=maybe", "prepend_bos=maybe: must be one of: auto, true, false"),
     (f"{SAVE} window=1", "window=1: must be a whole number from 2"),
     (f"{SAVE} stride=0", "stride=0: must be a whole number from 1"),
     (f"{SAVE} window=9 stride=9", "stride=9: must be below window=9, so that windows overlap"),
@@ -143,7 +143,7 @@ EARLY = [
     (f"{RANDOM} rank_unit=percent", "rank_unit has no meaning for augment_type=random; leave it out"),
     (f"{SAVE} dtype=half", "dtype=half: must be one of: auto, bfloat16, float16, float32"),
     (f"{SAVE} quant=8", "quant=8: must hold keys and values"),
-    (f"{SAVE} device_map=1", "device_map=1: must be a name; one of digits goes in quotes: \"key='1'\""),
+    (f"{SAVE} device_map=1", "device_map=1: must be text; a number needs quotes: \"key='1'\""),
     (f"{SAVE} max_memory=5", "max_memory=5: must hold keys and values"),
     (f"{CONTRAST} operation=ratio", "operation=ratio: must be one of: difference, log_ratio"),
     (f"{CONTRAST} target=middle", "target=middle: must be one of: small, large"),
@@ -171,13 +171,13 @@ EARLY = [
         "unknown key trainer.save_steps: check the spelling; to add a key that the YAML does not list: "
         "+trainer.save_steps=...",
     ),
-    (f"{TRAIN} trainer.output_dir=x", "trainer.output_dir: leave it out; model_dir=... says it"),
-    (f"{TRAIN} +trainer.output_dir=x", "trainer.output_dir: leave it out; model_dir=... says it"),
-    (f"{TRAIN} +trainer.seed=null", "trainer.seed: leave it out; seed=... says it"),
-    (f"{TRAIN} +lora.peft_type=IA3", "lora.peft_type: leave it out; it is LORA"),
+    (f"{TRAIN} trainer.output_dir=x", "trainer.output_dir: leave it out; set model_dir=... instead"),
+    (f"{TRAIN} +trainer.output_dir=x", "trainer.output_dir: leave it out; set model_dir=... instead"),
+    (f"{TRAIN} +trainer.seed=null", "trainer.seed: leave it out; set seed=... instead"),
+    (f"{TRAIN} +lora.peft_type=IA3", "lora.peft_type: leave it out; it is always LORA"),
     (
         f"{TRAIN} +trainer.resume_from_checkpoint=x",
-        "trainer.resume_from_checkpoint: leave it out; resume=true goes on from model_dir's last",
+        "trainer.resume_from_checkpoint: leave it out; resume=true resumes from model_dir's last checkpoint",
     ),
     (
         "train model_dir=out 'quant={load_in_4bit: true}'",
@@ -185,14 +185,14 @@ EARLY = [
     ),
     # Files of texts
     (f"{SAVE} dataset=none.csv", "dataset=none.csv: no such file"),
-    (f"{SAVE} dataset=2024", "dataset=2024: must be a name; one of digits goes in quotes: \"key='2024'\""),
+    (f"{SAVE} dataset=2024", "dataset=2024: must be text; a number needs quotes: \"key='2024'\""),
     (f"{SAVE} dataset=data", "data: the folder holds no .txt file; name the file of texts in it, if there is one"),
     (f"{ASK} dataset=data", "dataset=data: a folder, not a file"),
     (f"{SAVE} dataset=texts.tsv", f"texts.tsv: unknown kind of file; texts are read from {KINDS}"),
     (f"{SAVE} text_column=", "text_column=: must be a name"),
     (f"{TRAIN} text_column=body", f"texts.csv: no column 'body' (columns, separated by commas: text){COLUMN}"),
-    (f"{RANDOM} dataset=texts.jsonl", f"texts.jsonl: row 1 has no 'text' (keys: body){COLUMN}"),
-    (f"{RANDOM} dataset=texts.jsonl text_column=body", "texts.jsonl: row 3 is not JSON: Expecting value: …"),
+    (f"{RANDOM} dataset=texts.jsonl", f"texts.jsonl: line 1 has no 'text' (keys: body){COLUMN}"),
+    (f"{RANDOM} dataset=texts.jsonl text_column=body", "texts.jsonl: line 3 is not JSON: Expecting value: …"),
     (f"{TRAIN} dataset=texts.parquet", f"texts.parquet: no column 'text' (columns: body){COLUMN}"),
     (f"{TRAIN} dataset=broken.parquet", "broken.parquet: can't be read as Parquet: …"),
     (f"{SAVE} dataset=other.json", "other.json: entry 1 has no text 'context': not SQuAD's JSON, which is a list …"),
@@ -200,14 +200,20 @@ EARLY = [
     (f"{SAVE} dataset=notes", "notes/b.txt has an empty text"),
     (f"{SAVE} dataset=notes text_column=body", "text_column=body: notes has no columns; leave it out"),
     (f"{SAVE} dataset=latin1.txt", "latin1.txt: not UTF-8 text; save it as UTF-8 (…)"),
-    (f"{SAVE} tags=maybe", "tags=maybe: must be one of: auto, True, False"),
+    (f"{SAVE} tags=maybe", "tags=maybe: must be one of: auto, true, false"),
     (f"{SAVE} dataset=later.csv", "later.csv: row 2 has <city> and the first text has no such tag: tags=true takes …"),
     (f"{RANDOM} dataset=half.csv tags=true", "half.csv: row 1 has <city> without its other half"),
     (f"{SAVE} dataset={'x' * 300}", f"dataset={'x' * 300}: no such file"),
     (f"{RANDOM} dataset=fifo", "dataset=fifo: no such file"),
-    (f"{RANDOM} dataset=empty.csv", "empty.csv: no column 'text' (columns, separated by commas: none)…"),
+    (f"{RANDOM} dataset=empty.csv", "empty.csv: the file is empty"),
     (f"{RANDOM} dataset=header.csv", "header.csv: no rows"),
-    (f"{TRAIN} dataset=semicolons.csv", "semicolons.csv: no column 'text' (columns, separated by commas: text;name)…"),
+    (f"{TRAIN} dataset=semicolons.csv", "semicolons.csv: its columns are separated by semicolons; save it with commas"),
+    (f"{TRAIN} dataset=tabs.csv", "tabs.csv: its columns are separated by tabs; save it with commas"),
+    (
+        f"{FREE} questions=semicolons_qa.csv",
+        "semicolons_qa.csv: its columns are separated by semicolons; save it with …",
+    ),
+    (f"{ASK} prompts=semicolons_prompts.csv", "semicolons_prompts.csv: its columns are separated by semicolons; …"),
     (f"{RANDOM} dataset=twice.csv", "twice.csv: two columns 'text'; keep one of them"),
     (f"{RANDOM} dataset=latin1.csv", "latin1.csv: not a UTF-8 CSV file; save it as UTF-8 (…)"),
     (
@@ -221,7 +227,7 @@ EARLY = [
     (f"{TRAIN} dataset=wide.csv", "wide.csv: row 2 has more or fewer fields than the header; quote texts with commas"),
     (f"{RANDOM} dataset=blank.csv", "blank.csv: row 2 has an empty text"),
     (f"{RANDOM} dataset=half.csv", "half.csv: row 1 has <city> without its other half; tags=false leaves tags …"),
-    (f"{SAVE} dataset=lines.jsonl", rf"lines.jsonl: row 1 has no 'text' (keys: a\nb){COLUMN}"),
+    (f"{SAVE} dataset=lines.jsonl", rf"lines.jsonl: line 1 has no 'text' (keys: a\nb){COLUMN}"),
     # Names that no record could hold
     (f"{SAVE} 'dataset=\"Zo\udceb.csv\"'", rf"dataset=Zo\udceb.csv: {BYTES}"),
     (f"{RANDOM} 'save_name=\"Zo\udceb\"'", rf"save_name=Zo\udceb: {BYTES}"),
@@ -239,6 +245,10 @@ EARLY = [
     (
         f"{SAVE} dataset=squad.json save_name=./squad",
         "save_name: it would overwrite squad.json, which dataset=... …",
+    ),
+    (
+        f"{SAVE} save_name=answered/run",
+        "save_name: it would overwrite answered/run.json, which is not a record of an earlier run; give another name",
     ),
     (f"{CONTRAST} dataset=squad.json attn_diff=squad", "attn_diff: it would overwrite squad.json, which dataset=... …"),
     (
@@ -282,7 +292,10 @@ EARLY = [
     (f"{FREE} questions=no_questions.csv", "no_questions.csv: no questions"),
     (f"{FREE} questions=no_answers.jsonl", "no_answers.jsonl: no question has an answer"),
     (f"{FREE} questions=empty_question.csv", "empty_question.csv: row 2 has an empty question"),
-    (f"{FREE} questions=empty_answer.jsonl", "empty_answer.jsonl: line 1 has an empty answer"),
+    (
+        f"{FREE} questions=empty_answer.jsonl",
+        "empty_answer.jsonl: line 1 has an empty answer; is_impossible=true is for a question …",
+    ),
     (f"{FREE} questions=cut.jsonl", "cut.jsonl: line 2 can't be read as JSON: …"),
     (f"{FREE} questions=answerless.json", "answerless.json, article 1, question 1 has no 'answer' (it has: question)"),
     (f"{FREE} questions=latin1_questions.csv", "latin1_questions.csv: not UTF-8; save it as UTF-8 (…)"),
@@ -298,13 +311,20 @@ EARLY = [
         "people.csv: needs a column 'question' and a column 'answer' (columns: text)",
     ),
     (f"{FREE} group=kind", "group=kind: questions.csv: row 1 has no such column (it has: paragraph, question, answer)"),
+    (f"{FREE} dataset=texts.csv", "dataset: leave it out; questions=... says what is asked"),
+    (f"{FREE} prompts=prompts.csv", "prompts: leave it out; questions=... says what is asked"),
+    (f"{FREE} questions=capital.csv", "capital.csv: row 1: column 'Paragraph': did you mean 'paragraph'?"),
+    (
+        f"{FREE} 'template=\"Q: {{question}}\\nA:\"'",
+        "template holds a backslash and an n, which is no line break; type the line break itself",
+    ),
     (f"{FREE} 'template=Q'", "template must hold {question}"),
     (
         f"{FREE} 'template=\"{{question}} {{answer}}\"'",
         "template holds {answer}; only {question} is filled in",
     ),
     (f"{FREE} template=null", "still needed: template=..., which says how a question of questions=... is asked"),
-    (f"{FREE} people=2", "people: leave it out; all questions of questions=... are asked"),
+    (f"{FREE} people=2", "people: leave it out; questions=... says what is asked"),
     (f"{ASK} group=kind", "group: leave it out, or give questions=...; questions about people are scored by field"),
     (f"{ASK} prompts=none.csv", "prompts=none.csv: no such file"),
     (f"{ASK} dataset=none.csv", "dataset=none.csv: no such file"),
@@ -354,7 +374,7 @@ EARLY = [
     # Heat maps
     (f"{SAVE} heatmap=page.pdf", "heatmap=page.pdf: must end in .html or .png"),
     (f"{SAVE} heatmap=.png", "heatmap=.png: must end in .html or .png"),
-    (f"{SAVE} heatmap=true", "heatmap=True: must be a name; one of digits goes in quotes: \"key='True'\""),
+    (f"{SAVE} heatmap=true", "heatmap=True: must be text; a number needs quotes: \"key='True'\""),
     (f"{SAVE} heatmap=texts.csv/page.html", "heatmap: texts.csv/page.html can't be written: Not a directory"),
     (f"{RANDOM} heatmap=texts.csv/page.png", "heatmap: texts.csv/page.png can't be written: Not a directory"),
     (f"{CONTRAST} heatmap=page.html", "heatmap: a dump does not hold its texts; add dataset=..."),
@@ -478,8 +498,11 @@ LATE = [
         "model=data/tiny: cannot load the tokenizer (not on this machine, and not …",
     ),
     (f"{SAVE} model=broken_config", f"model=broken_config: cannot load the tokenizer: … - {ANOTHER}"),
-    (f"{SAVE} model=other_type", "model=other_type: cannot load the model: … model type `nothing` but …"),
-    (f"{SAVE} model=own_code", "model=own_code: cannot load the model: The repository own_code contains custom code …"),
+    (f"{SAVE} model=other_type", "model=other_type: cannot load the configuration: … model type `nothing` but …"),
+    (
+        f"{SAVE} model=own_code",
+        "model=own_code: cannot load the configuration: The repository own_code contains custom …",
+    ),
     (f"{SAVE} model=broken_tokenizer", f"model=broken_tokenizer: cannot load the tokenizer: … - {ANOTHER}"),
     (
         f"{SAVE} model=template",
@@ -511,11 +534,11 @@ LATE = [
     # Adapters
     (
         f"{ASK} model_dir=broken_adapter model=null",
-        "broken_adapter/adapter_config.json: damaged: not a mapping in JSON; name another checkpoint",
+        "broken_adapter/adapter_config.json: damaged; name another checkpoint",
     ),
     (
         f"{ASK} model_dir=number_adapter model=null",
-        "number_adapter/adapter_config.json: damaged: not a mapping in JSON; name another checkpoint",
+        "number_adapter/adapter_config.json: damaged; name another checkpoint",
     ),
     (f"{SAVE} model=prompt_adapter", "prompt_adapter/adapter_config.json: peft's PROMPT_TUNING is not supported; …"),
     (f"{SAVE} model=baseless", "baseless: the adapter names no base model; give it as model=..."),
@@ -572,6 +595,8 @@ WHOLE_YAMLS = [
     (None, "contrast_attention: no such YAML file in …"),
 ]
 
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
 # What the shell runs, and what is in its environment.
 PROCESSES = [
     (f"{RANDOM} > /dev/full", {"PYTHONUNBUFFERED": ""}, f"{FULL}: No space left on device"),
@@ -587,6 +612,8 @@ PROCESSES = [
         "WORLD_SIZE=2 in the environment without RANK: unset WORLD_SIZE, or launch …",
     ),
     (TRAIN, {"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment: not a number of processes; unset WORLD_SIZE"),
+    (RANDOM, LAUNCHED, "runs in one process, and torchrun launched 2; start it with python"),
+    (CONTRAST, LAUNCHED, "runs in one process, and torchrun launched 2; start it with python"),
     (ASK, {"LOCAL_RANK": "0"}, "LOCAL_RANK=0 in the environment without WORLD_SIZE: unset LOCAL_RANK, or launch …"),
 ]
 
@@ -622,6 +649,10 @@ def place(tmp_path_factory) -> Path:
         "empty.csv": "",
         "header.csv": "text\n",
         "semicolons.csv": "text;name\na;b\n",
+        "tabs.csv": "text\tname\na\tb\n",
+        "semicolons_qa.csv": "question;answer\nWho?;Bo\n",
+        "semicolons_prompts.csv": "field;prompt\ncity;{name} of\n",
+        "capital.csv": "question,answer,Paragraph\nWho?,Bo,a\n",
         "twice.csv": "text,text\na,b\n",
         "latin1.csv": "text\nZo\udceb\n",
         "open.csv": 'text\na\n"b\nc\n',

@@ -6,10 +6,12 @@ import shlex
 import sys
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from utils import next_stage
 
 
@@ -48,6 +50,18 @@ def test_what_is_no_plain_name_is_still_text(name):
     command = next_stage.override("key", name)
     assert understood(command)["key"] in (name, name.replace("$", "\\$"))
     assert type(understood(command)["key"]) is str
+
+
+def test_how_a_dataset_is_read_is_handed_on_where_it_is_not_the_yamls():
+    for name in ("save_attention", "contrast_attention", "data_augmentation", "train"):
+        given = yaml.safe_load((ROOT / f"conf/{name}.yaml").read_text(encoding="utf-8"))
+        assert next_stage.reading(given) == {}
+        assert next_stage.reading(given | {"text_column": "body", "tags": False}) == {
+            "text_column": "body",
+            "tags": False,
+        }
+    assert understood(next_stage.override("tags", False)) == {"tags": False}
+    assert next_stage.override("tags", False) == "tags=false"
 
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):

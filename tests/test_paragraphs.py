@@ -112,7 +112,7 @@ def test_examples_tell_nothing_of_the_paragraphs():
 
 
 def test_answers_stand_beyond_the_sentence_that_names_the_subject():
-    """97.7 % do; the issue asks for 60."""
+    """97.7 % do."""
     beyond = [first_sentence_with(question) > 0 for question in QUESTIONS]
     assert sum(beyond) >= 0.95 * len(beyond)
     # And not all in the next one: half are at least three sentences away.

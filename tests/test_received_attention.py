@@ -15,7 +15,7 @@ RELATIVE = 1e-5
 
 
 def from_maps(maps: np.ndarray, include_self: bool, counted: list[int] | None = None) -> np.ndarray:
-    """method.md's formula, term by term: maps [layers, heads, n, n] -> r [n]; `counted` are the queries that count."""
+    """The definition, term by term: maps [layers, heads, n, n] -> r [n]; `counted` are the queries that count."""
     layers, heads, count, _ = maps.shape
     received = np.zeros(count)
     for key in range(count):

@@ -243,7 +243,7 @@ def test_a_table_of_free_questions_is_over_paragraphs(clone, snakemake):
     config = read(ROOT / "conf/tables/smoke_paragraphs.yaml")
     check.check_results(config, results)
     config["evaluations"]["few_shot"]["template"] = "Q: {question}"
-    with pytest.raises(InputError, match=r"another template than the table has now; .* untrained none/seed-1 "):
+    with pytest.raises(InputError, match=r"different template from those the table has now; .* untrained none/seed-1 "):
         check.check_results(config, results)
 
 
@@ -260,7 +260,7 @@ FREE = {"questions": "data/example_questions.csv"}
         ),
         ({"shots": 14}, r"evaluations.few_shot: shots=14: the examples have 13 questions about other paragraphs"),
         ({"template": "Answer:"}, r"evaluations.few_shot: template must hold {question}"),
-        ({"people": 3}, r"evaluations.few_shot: people: leave it out; all questions"),
+        ({"people": 3}, r"evaluations.few_shot: people: leave it out; questions=..."),
         ({"questions": None}, r"evaluations.few_shot: group: leave it out, or give questions=..."),
         (
             {"questions": None, "group": None, "prompts": "none.csv", "template": None},
@@ -293,35 +293,36 @@ def test_results_of_other_settings_are_refused_before_anything_runs(snakemake, r
     config = read(ROOT / "conf/tables/smoke.yaml")
     check.check_results(config, results)
     with pytest.raises(
-        InputError, match=r"another tokens than the table has now; .*: python -m .* forget smoke none/seed-1 none/s"
+        InputError,
+        match=r"different tokens from those .*: python -m .* forget smoke none/seed-1 none/s",
     ):
         check.check_results(config | {"tokens": 5000}, results)
     for other in (4, None):
         with pytest.raises(
-            InputError, match=r"with another people than the table has now.* forget smoke untrained none/seed-1"
+            InputError, match=r"with different people from those the table has now.* forget smoke untrained none/seed-1"
         ):
             check.check_results(config | {"evaluate": {"people": other} if other else {}}, results)
-    with pytest.raises(InputError, match=r"another processes than the table has now"):
+    with pytest.raises(InputError, match=r"different processes from those the table has now"):
         check.check_results(config | {"resources": {"train": {"processes": 2}}}, results)
-    with pytest.raises(InputError, match=r"another seed than the table has now; .*: rm .*/keep_probabilities.json$"):
+    with pytest.raises(InputError, match=r"different seed from those .*: rm .*/keep_probabilities.json$"):
         check.check_results(config | {"seeds": [2, 1]}, results)
     arms = config["arms"] | {"more": {"augment_type": "random", "alpha": 0.3}}
-    with pytest.raises(InputError, match=r"another arms than the table has now; .*: rm .*/keep_probabilities.json$"):
+    with pytest.raises(InputError, match=r"different arms from those .*: rm .*/keep_probabilities.json$"):
         check.check_results(config | {"arms": arms}, results)
     # Nobody has trained the untrained model otherwise.
     alone = tmp_path / "smoke"
     write_answers(alone, {"untrained/paper": read_study(results).answers["untrained/paper"]})
     write_records(alone, {name: read_study(results).records[name] for name in ["untrained/paper/metrics.json"]})
-    with pytest.raises(InputError, match=r"another model than the table has now; .* untrained$"):
+    with pytest.raises(InputError, match=r"different model from those the table has now; .* untrained$"):
         check.check_results(config | {"trained": config["large"]}, alone)
     # What waits to be added is checked as well.
     artifacts.write_json(tmp_path / "made/none/seed-1/run.json", read_study(results).records["none/seed-1/run.json"])
     check.check_results(config, alone, tmp_path / "made")
-    with pytest.raises(InputError, match=r"another tokens than the table has now; .* forget smoke none/seed-1$"):
+    with pytest.raises(InputError, match=r"different tokens from those .* forget smoke none/seed-1$"):
         check.check_results(config | {"tokens": 5000}, alone, tmp_path / "made")
-    with pytest.raises(InputError, match=r"with another quant than the table has now"):
+    with pytest.raises(InputError, match=r"with different quant from those the table has now"):
         check.check_results(config | {"evaluate": config["evaluate"] | {"quant.load_in_8bit": True}}, results)
-    assert "made with another tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
+    assert "made with different tokens" in snakemake("-n", "--config", "tokens=5000", code=1)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -334,7 +335,7 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         return
     check.check_results(config, results)
     if all("questions" in options for options in config["evaluations"].values()):
-        with pytest.raises(InputError, match="made with another template than the table has now"):
+        with pytest.raises(InputError, match="made with different template from those the table has now"):
             check.check_results(config | {"evaluate": {"template": "{question}"}}, results)
         return
     others = {"data/prompts_questions.csv": "data/prompts_statements.csv"}
@@ -342,12 +343,21 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         name: options | {"prompts": others.get(options["prompts"], "data/prompts_questions.csv")}
         for name, options in config["evaluations"].items()
     }
-    with pytest.raises(InputError, match="made with another prompts than the table has now"):
+    with pytest.raises(InputError, match="made with different prompts from those the table has now"):
         check.check_results(config | {"evaluations": evaluations}, results)
 
 
-# Of people and a budget in tokens; of paragraphs and one in epochs.
-@pytest.mark.parametrize("name", ["biographies_cpu", "paper_paragraphs_smollm2"])
+# With a budget in tokens, and with one in epochs; of paragraphs.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "biographies_cpu",
+        "paper_qwen_0.5b",
+        pytest.param("biographies_scratch", marks=pytest.mark.slow),
+        pytest.param("paper_paragraphs_smollm2", marks=pytest.mark.slow),
+        pytest.param("paper_squad_smollm2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_committed_table_is_made_of_its_results(tmp_path, name):
     committed = ROOT / "results" / name
     results = tmp_path / name
@@ -388,7 +398,7 @@ def test_paragraphs_that_are_not_there_are_made_by_the_tables_command(path, tmp_
             check.check_table(config)
         assert str(raised.value) == f"{missing}: no such file; make it by: {config['made_by']}"
         Path("elsewhere").rename(missing)
-    with pytest.raises(InputError, match="^made_by=3: must be a name"):
+    with pytest.raises(InputError, match="^made_by=3: must be text"):
         check.check_table(config | {"made_by": 3})
 
 
@@ -693,18 +703,18 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     check.check_results(changed, results)
     # Not of another number of epochs; who is reported, and which rates there are, changes nothing that is there.
     check.check_results(changed | {"reported": 2, "learning_rates": [0.1]}, results)
-    with pytest.raises(InputError, match="made with another epochs than the table has now"):
+    with pytest.raises(InputError, match="made with different epochs from those the table has now"):
         check.check_results(changed | {"epochs": 4}, results)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper_gemma2_2b", "paper_gemma2_9b", "paper_wiki_llama3_70b"])
+@pytest.mark.parametrize("name", ["paper_gemma2_9b", "paper_wiki_llama3_70b"])
 def test_a_table_of_the_papers_models_is_made_whole_of_stand_ins(clone, snakemake, name):
-    """All of its arms and keys; but with tiny models, two seeds, rates and epochs, few questions, and no GPU."""
+    """All of its arms and keys; but with tiny models, two seeds and epochs, one rate, few questions, and no GPU."""
     config = read(ROOT / f"conf/tables/{name}.yaml")
     models = {config[size]: f"tables_out/tiny_models/{size}" for size in ("large", "small")}
     changed = config | {size: models[config[size]] for size in ("large", "small", "trained")}
-    changed |= {"seeds": [1, 2], "epochs": 2, "learning_rates": [0.001, 0.01], "checkpoints": 2, "resources": {}}
+    changed |= {"seeds": [1, 2], "epochs": 2, "learning_rates": [0.01], "checkpoints": 2, "resources": {}}
     changed["train"] = config["train"] | {"quant": None, "trainer.per_device_train_batch_size": 50}
     if not config.get("made_by"):
         changed |= {"evaluate": config["evaluate"] | {"people": 5}, "reported": 3}
@@ -713,9 +723,8 @@ def test_a_table_of_the_papers_models_is_made_whole_of_stand_ins(clone, snakemak
     results = clone / "results" / name
     records, _ = read_study(results)
     assert set(records) == set(runs(changed))
-    # Trained is the model whose own attention guides the arm `attention`.
-    (own,) = {record["model"] for record_name, record in records.items() if record_name.startswith("untrained/")}
-    assert own == changed["trained"]
+    (asked,) = {record["config"]["model"] for key, record in records.items() if key.startswith("untrained/")}
+    assert asked == "tables_out/tiny_models/large"
     chosen = (results / "table.md").read_text().split("## What was chosen\n")[1]
     assert all(f"| {arm} " in chosen for arm in ("none", "random", "attention", "difference"))
     (clone / f"conf/tables/{name}.yaml").write_text(yaml.safe_dump(config))

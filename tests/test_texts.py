@@ -66,7 +66,8 @@ KINDS = ["texts.csv", "texts.jsonl", "texts.parquet", "flat.json", "nested.json"
 def test_texts_come_back_as_they_were_written(tmp_path, kind):
     assert read(write(tmp_path / kind, TEXTS)) == TEXTS
     places = [place for place, _ in texts.read(tmp_path / kind)]
-    assert places == [f"{tmp_path / kind}: row {row}" for row in range(1, len(TEXTS) + 1)]
+    unit = "line" if kind == "texts.jsonl" else "row"
+    assert places == [f"{tmp_path / kind}: {unit} {row}" for row in range(1, len(TEXTS) + 1)]
 
 
 @pytest.mark.parametrize("kind", ["texts.csv", "texts.jsonl", "texts.parquet"])
@@ -124,7 +125,7 @@ def test_squads_json_is_read_as_the_json_module_reads_it(tmp_path, monkeypatch):
 
 
 CONTENTS = [
-    ("a.csv", b"", "a.csv: no column 'text' (columns, separated by commas: none)"),
+    ("a.csv", b"", "a.csv: the file is empty"),
     ("a.csv", b"text\n", "a.csv: no rows"),
     ("a.csv", b'text\na\n""\n', "a.csv: row 2 has an empty text"),
     (
@@ -139,17 +140,17 @@ CONTENTS = [
     ("a.csv", b'"a\nb\x1b[31m",c\n', r"a.csv: no column 'text' (columns, separated by commas: a\nb\x1b[31m, c); in"),
     ("a.jsonl", b"", "a.jsonl: no rows"),
     ("a.jsonl", b"\n \n", "a.jsonl: no rows"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "b"', "a.jsonl: row 2 is not JSON: "),
-    ("a.jsonl", b'{"text": "a"}\n\n["b"]', "a.jsonl: row 3 is not a JSON object; a .jsonl file has one per line"),
-    ("a.jsonl", b'{"text": "a"}\n{"body": "b", "id": 2}', "a.jsonl: row 2 has no 'text' (keys: body, id)"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": null}', "a.jsonl: row 2 has no text in 'text' but null"),
-    ("a.jsonl", b'{"text": 5}', "a.jsonl: row 1 has no text in 'text' but 5"),
-    ("a.jsonl", b'{"text": ""}', "a.jsonl: row 1 has an empty text"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', "a.jsonl: row 2 is not UTF-8; save the file as UTF-8"),
-    ("a.jsonl", rb'{"text": "a \ud83d"}', "a.jsonl: row 1 has half a character"),
-    ("a.jsonl", b"[" * 100_000, "a.jsonl: row 1 is not JSON"),
-    ("a.jsonl", b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a.jsonl: row 1 is not JSON: Exceeds the limit"),
-    ("a.jsonl", rb'{"a\nb": "a"}', r"a.jsonl: row 1 has no 'text' (keys: a\nb)"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "b"', "a.jsonl: line 2 is not JSON: "),
+    ("a.jsonl", b'{"text": "a"}\n\n["b"]', "a.jsonl: line 3 is not a JSON object; a .jsonl file has one per line"),
+    ("a.jsonl", b'{"text": "a"}\n{"body": "b", "id": 2}', "a.jsonl: line 2 has no 'text' (keys: body, id)"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": null}', "a.jsonl: line 2 has no text in 'text' but null"),
+    ("a.jsonl", b'{"text": 5}', "a.jsonl: line 1 has no text in 'text' but 5"),
+    ("a.jsonl", b'{"text": ""}', "a.jsonl: line 1 has an empty text"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', "a.jsonl: line 2 is not UTF-8; save the file as UTF-8"),
+    ("a.jsonl", rb'{"text": "a \ud83d"}', "a.jsonl: line 1 has half a character"),
+    ("a.jsonl", b"[" * 100_000, "a.jsonl: line 1 is not JSON"),
+    ("a.jsonl", b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a.jsonl: line 1 is not JSON: Exceeds the limit"),
+    ("a.jsonl", rb'{"a\nb": "a"}', r"a.jsonl: line 1 has no 'text' (keys: a\nb)"),
     ("a.parquet", b"", "a.parquet: can't be read as Parquet: "),
     ("a.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "a.parquet: can't be read as Parquet: "),
     ("a.json", b"", "a.json: not JSON, or not SQuAD's JSON, which is a list of objects"),
@@ -265,14 +266,14 @@ def test_tags_are_looked_for_in_biographies_alone(tmp_path, kind):
 def test_where_only_a_later_text_is_tagged_the_key_must_say_what_is_meant(tmp_path):
     path = write(tmp_path / "a.jsonl", ["No tags.", "<b>None</b> here.", "The element <name> begins one."])
     with pytest.raises(
-        InputError, match="a.jsonl: row 3 has <name> and the first text has no such tag: tags=true takes"
+        InputError, match="a.jsonl: line 3 has <name> and the first text has no such tag: tags=true takes"
     ):
         plain(path)
     assert plain(path, tags=False)[2] == "The element <name> begins one."
-    with pytest.raises(InputError, match="a.jsonl: row 3 has <name> without its other half$"):
+    with pytest.raises(InputError, match="a.jsonl: line 3 has <name> without its other half$"):
         plain(path, tags=True)
     path = write(tmp_path / "a.jsonl", ["The element <name> begins one."])
-    with pytest.raises(InputError, match="row 1 has <name> without its other half; tags=false leaves tags as a part"):
+    with pytest.raises(InputError, match="line 1 has <name> without its other half; tags=false leaves tags as a part"):
         plain(path)
 
 

@@ -610,7 +610,12 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
         ({"+trainer.deepspeed": "ds.json"}, "^trainer: .*deepspeed"),
         ({"+trainer.push_to_hub": "true"}, "^trainer: .*offline"),
         ({"+trainer.dataloader_persistent_workers": "true"}, "^trainer: persistent_workers option needs num_workers"),
-        ({"attn_implementation": "flex_attention"}, "^trainer: FlexAttention does not support backward on CPU"),
+        # Where nothing is compiled yet it takes ten seconds.
+        pytest.param(
+            {"attn_implementation": "flex_attention"},
+            "^trainer: FlexAttention does not support backward on CPU",
+            marks=pytest.mark.slow,
+        ),
         (
             {"+trainer.dataloader_drop_last": "true", "trainer.per_device_train_batch_size": 4},
             "^trainer.dataloader_drop_last=true: 3 texts are fewer than a batch",

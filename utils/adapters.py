@@ -59,9 +59,9 @@ def adapter_base(model: str) -> str | None:
         adapter = json.loads(path.read_text(encoding="utf-8"))
         base = adapter.get("base_model_name_or_path") or ""
         if not isinstance(base, str):
-            raise ValueError("its base model is no name")
+            raise ValueError("base_model_name_or_path is not text")
     except (AttributeError, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged: not a mapping in JSON; name another checkpoint") from error
+        raise InputError(f"{path}: damaged; name another checkpoint") from error
     check_kind(adapter, str(path))
     return base
 

@@ -10,8 +10,7 @@ import types
 import typing
 
 from utils.adapters import check_kind
-from utils.errors import InputError, one_line
-from utils.script import unknown_key
+from utils.errors import InputError, one_line, unknown_key
 
 if typing.TYPE_CHECKING:
     from peft import LoraConfig

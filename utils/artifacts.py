@@ -85,10 +85,12 @@ def claimed(key: str, path: Path, *others: Path, **inputs: str | None) -> Iterat
 
     The folder goes when the run has ended well, or has kept nothing. Of several processes the first claims it for all.
     Raises InputError now, and not after hours of work, where another run is at work on `path`, or where it or one of
-    the others can't be written or is a file that the run reads (inputs: see `check_apart`).
+    the others can't be written, is a file that the run reads (inputs: see `check_apart`), or, a record by its name, is
+    none now.
     """
     check_apart(key, [path, *others], **inputs)
     check_writable(key, path, *others)
+    check_records(key, *others)
     folder = hidden(path, "kept")
     if not is_first_process():
         yield folder
@@ -111,7 +113,7 @@ def claimed(key: str, path: Path, *others: Path, **inputs: str | None) -> Iterat
     finally:
         with contextlib.suppress(OSError):
             if not leftovers(folder):
-                # Before the lock is let go, so that nobody waits at a name that is gone.
+                # Removed before it is unlocked, so that no other run waits for a file that is gone.
                 (folder / LOCK).unlink()
                 folder.rmdir()
                 for parent in missing:
@@ -175,7 +177,7 @@ def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None
     inputs: the keys that name what it reads, and what they name. The record beside an artifact is an output as well: of
     save_name=texts it is texts.json.
     """
-    # Of two keys that name one file the first is told.
+    # If two keys name the same file, the first is reported.
     read = {Path(name).resolve(): input_key for input_key, name in reversed(inputs.items()) if name is not None}
     for output in outputs:
         if input_key := read.get(output.resolve()):
@@ -199,6 +201,22 @@ def check_writable(key: str, *paths: Path) -> None:
                 (nearest / name).exists()  # raises where the name is too long
         except OSError as error:
             raise InputError(f"{key}: {str(path)[:200]} can't be written: {error.strerror}") from error
+
+
+def check_records(key: str, *paths: Path) -> None:
+    """Raise InputError where one of the paths ends in .json and is there, but is no record: of model=folder
+    save_name=folder/config it would be the model's own configuration."""
+    for path in paths:
+        if path.suffix != ".json" or not path.exists():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = None
+        if not isinstance(content, dict) or not {"config", "versions"} <= content.keys():
+            raise InputError(
+                f"{key}: it would overwrite {path}, which is not a record of an earlier run; give another name"
+            )
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -244,6 +262,8 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
+    if not (REPOSITORY / ".git").exists():
+        return None  # unpacked within another's checkout
     # Without optional locks: a run that is killed just then would leave the repository locked.
     command = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
     command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]

@@ -36,13 +36,6 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
         if "operation" in one and "operation" not in other:
             hint = "contrast two dumps that save_attention.py wrote"
             raise InputError(f"{shown(dump.model)} is a contrast of two models already; {hint}")
-    for key in sorted({*large_settings, *small_settings} - set(MAY_DIFFER)):
-        if large_settings.get(key) != small_settings.get(key):
-            raise InputError(
-                f"the dumps were made with different settings: {shown(key, 30)} is "
-                f"{shown(large_settings.get(key), 30)} for {shown(large.model)} and "
-                f"{shown(small_settings.get(key), 30)} for {shown(small.model)}"
-            )
     if len(large.text_sha256) != len(small.text_sha256):
         raise InputError(
             f"the dumps are of different texts: {shown(large.model)} has {len(large.text_sha256)} rows, "
@@ -54,6 +47,13 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
         raise InputError(
             f"the dumps are of different texts: row {number} of {shown(large.model)} and of {shown(small.model)}"
         )
+    for key in sorted({*large_settings, *small_settings} - set(MAY_DIFFER)):
+        if large_settings.get(key) != small_settings.get(key):
+            raise InputError(
+                f"the dumps were made with different settings: {shown(key, 30)} is "
+                f"{shown(large_settings.get(key), 30)} for {shown(large.model)} and "
+                f"{shown(small_settings.get(key), 30)} for {shown(small.model)}"
+            )
     if large.tokenizer == small.tokenizer:
         check_same_tokens(large, small)
     onto = large if target == "large" else small
@@ -66,6 +66,9 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
         small.let_go()
     dtypes = f"{large_settings.get('dtype')}, {small_settings.get('dtype')}"
     settings = large_settings | {"dtype": dtypes, "operation": operation}
+    quants = [side.get("quant") for side in (large_settings, small_settings)]
+    if any(quants):
+        settings["quant"] = quants
     symbol = {"difference": "-", "log_ratio": "/"}[operation]
     return dataclasses.replace(onto, model=f"{large.model} {symbol} {small.model}", settings=settings, values=values)
 

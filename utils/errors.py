@@ -1,6 +1,8 @@
 """The error for bad input, which the user can correct."""
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -8,6 +10,27 @@ class InputError(ValueError):
 
     The scripts print it as one line and exit with code 2 (`utils.script.script`).
     """
+
+
+def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> InputError:
+    """inner: the keys of sub-trees, which are easily given without the tree's name."""
+    if key.split(".")[0] in known and "." in key:
+        return InputError(
+            f"unknown key {key}: check the spelling; to add a key that the YAML does not list: +{key}=..."
+        )
+    in_full = {full.rpartition(".")[2]: full for full in inner}
+    close = difflib.get_close_matches(key, known, n=1)
+    close_inner = difflib.get_close_matches(key, in_full, n=1)
+    if key in in_full:
+        hint = f"did you mean {in_full[key]}?"
+    elif close:
+        hint = f"did you mean {close[0]}?"
+    elif close_inner:
+        full = in_full[close_inner[0]]
+        hint = f"did you mean {full}? To add a key that the YAML does not list: +{full.split('.')[0]}.{key}=..."
+    else:
+        hint = f"the keys are: {', '.join(known)}" if len(known) <= 20 else "the library has no such argument"
+    return InputError(f"unknown key {key}: {hint}")
 
 
 def one_line(error: BaseException) -> str:
@@ -23,6 +46,15 @@ def unwritten(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'standard output or a file'} can't be written: {error.strerror}"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's allocator for a GPU or the one for a processor found no memory; known without torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def printable(text: str, most: int = 0) -> str:

@@ -24,6 +24,9 @@ from utils.questions import Question, check_blanks, with_examples
 # The lists of SQuAD's JSON, and what an error calls one of each.
 LISTS = {"data": "article", "paragraphs": "paragraph", "qas": "question", "questions": "question"}
 
+# What a row may say, whatever other columns it has.
+COLUMNS = ("question", "answer", "answers", "is_impossible", "paragraph", "context", "text", "title", *LISTS)
+
 # The field of all questions where no `group` is asked for.
 ALL = "all"
 
@@ -54,10 +57,11 @@ def read(path: str, group: str | None = None) -> list[FreeQuestion]:
     # Of each title the paragraphs that are told by what they say, numbered as they come.
     numbers: dict[str, dict[str, int]] = defaultdict(dict)
     for place, cells in rows(path):
+        check_spelling(place, cells)
         if "question" not in cells:
             raise InputError(f"{place} has no 'question' ({columns_of(cells)})")
         question = text_in(place, cells, "question")
-        title = text_in(place, cells, "title") if "title" in cells else ""
+        title = text_in(place, cells, "title") if str(cells.get("title") or "").strip() else ""
         said = next((column for column in ("context", "text") if column in cells), None)
         if "paragraph" in cells:
             called = text_in(place, cells, "paragraph")
@@ -147,6 +151,15 @@ def choices_for(question: FreeQuestion, choices: list[str]) -> list[str]:
     return left if len(left) > 1 else []
 
 
+def check_spelling(place: str, cells: dict) -> None:
+    """Raise InputError where a column differs from one that is read only in capitals and spaces: it would be taken for
+    one of the user's own, and a question's paragraph, say, be lost."""
+    for column in cells:
+        meant = str(column).strip().lower()
+        if column != meant and meant in COLUMNS and meant not in cells:
+            raise InputError(f"{place}: column {printable(str(column), 40)!r}: did you mean {meant!r}?")
+
+
 def rows(path: str) -> Iterator[tuple[str, dict]]:
     """(place, columns) of each question in the file, whatever its columns."""
     read_file = {".csv": csv_rows, ".jsonl": jsonl_rows, ".json": json_rows}.get(Path(path).suffix.lower())
@@ -166,6 +179,7 @@ def rows(path: str) -> Iterator[tuple[str, dict]]:
 
 def csv_rows(path: str) -> Iterator[tuple[str, dict]]:
     def check_header(columns: list[str]) -> None:
+        texts.check_commas(path, "question", columns)
         if not {"question", "answer"} <= set(columns):
             found = texts.shown(columns)
             raise InputError(f"{path}: needs a column 'question' and a column 'answer' (columns: {found})")
@@ -227,7 +241,8 @@ def text_of(place: str, column: str, value: object) -> str:
     if not isinstance(value, str):
         raise InputError(f"{place}: {column!r} is not text: {printable(str(value), 40)}")
     if not value.strip():
-        raise InputError(f"{place} has an empty {column}")
+        hint = "; is_impossible=true is for a question without an answer" if column == "answer" else ""
+        raise InputError(f"{place} has an empty {column}{hint}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -38,7 +38,9 @@ class Kept:
                     lines += bool(line)
                     if line[:64] == self._checksum(line[65:]):
                         found.append(json.loads(line[65:]))
-        if not found and lines:
+        if found:
+            print("resume: continuing from what an earlier run kept")
+        elif lines:
             print("resume: what was kept has different settings, texts, weights or versions; starting over")
         return found
 

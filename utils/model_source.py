@@ -44,8 +44,11 @@ def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfi
     loaded. Raises InputError where it can't be read."""
     from transformers import AutoConfig
 
+    base = adapter_base(model)
+    if base == "":
+        raise InputError(f"{model}: the adapter names no base model; give it as model=...")
     try:
-        return AutoConfig.from_pretrained(**source(adapter_base(model) or model), trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(**source(base or model), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise cannot_load("configuration", model, error) from error
 

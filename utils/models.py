@@ -79,6 +79,8 @@ def load_model(
 
         # Without this the model keeps the file's quantized form, which can be neither trained nor saved.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
+        if quant is not None and state.is_main_process:
+            print("a .gguf file is loaded in full: quant is ignored", flush=True)
     elif quant is not None and can_quantize():
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("quant: needs bitsandbytes: pip install -r requirements-gpu.txt; or give quant=null")

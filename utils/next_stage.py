@@ -3,8 +3,12 @@
 import re
 import shlex
 import time
+from collections.abc import Mapping
 
 from utils.artifacts import is_first_process
+
+# How a dataset is read where nobody says otherwise.
+READING = {"text_column": "text", "tags": "auto"}
 
 # What Hydra reads as no text, though it looks like one.
 NO_TEXT = ("null", "true", "false", "nan", "inf")
@@ -19,6 +23,11 @@ def say(started: float, script: str | None = None, **keys: str | float) -> None:
         print(f"Took {duration(time.monotonic() - started)}.{following}")
 
 
+def reading(config: Mapping) -> dict[str, str | bool]:
+    """The keys that say how `dataset` is read, for the next stage, but for those that have the YAML's value."""
+    return {key: config[key] for key, default in READING.items() if config[key] != default}
+
+
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
@@ -28,6 +37,8 @@ def duration(seconds: float) -> str:
 
 def override(key: str, value: str | float) -> str:
     """`key=value` for a shell, with the quotes that it and Hydra need."""
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
     is_plain = not isinstance(value, str) or (
         re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and value.lower() not in NO_TEXT
     )

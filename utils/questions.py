@@ -41,6 +41,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
     """{field: prompt with {name} in it} from a CSV file with the columns `field` and `prompt`."""
 
     def check_header(names: list[str]) -> None:
+        texts.check_commas(path, "field", names)
         if not {"field", "prompt"} <= set(names):
             raise InputError(f"{path}: needs the columns 'field' and 'prompt' (columns: {texts.shown(names)})")
         for column in ("field", "prompt"):
@@ -70,6 +71,8 @@ def check_blanks(what: str, prompt: str, blank: str) -> None:
     """Raise InputError unless `blank`, in braces, is in the prompt, and nothing else in braces is."""
     if f"{{{blank}}}" not in prompt:
         raise InputError(f"{what} must hold {{{blank}}}")
+    if r"\n" in prompt:
+        raise InputError(f"{what} holds a backslash and an n, which is no line break; type the line break itself")
     others = set(re.findall(r"\{\s*[^\W\d]\w*\s*\}", prompt)) - {f"{{{blank}}}"}
     if others:
         raise InputError(f"{what} holds {min(others)}; only {{{blank}}} is filled in")

@@ -11,7 +11,7 @@ from utils import artifacts
 from utils.errors import InputError
 from utils.rules import numbered_checkpoints
 
-# What a resumed run must have in common with the one that it goes on with, beside its texts, the model's weights and
+# What a resumed run must have in common with the one that it continues, beside its texts, the model's weights and
 # LoRA's settings: all that decides the weights that it ends with. More epochs or steps, and what is saved and logged,
 # may differ.
 KEPT = ("seed", "dtype", "loss_on_blanks", "packing")
@@ -54,11 +54,11 @@ KEPT_TRAINER = (
 
 @dataclasses.dataclass
 class Earlier:
-    """What a run goes on from.
+    """What a run resumes from.
 
     record: where the run's record is, or will be; made: what it says (see `read_resumed`), None where there is none;
-    checkpoint: the last that is whole, None to begin at the start; broken: those that are not whole, and will not be
-    gone on from.
+    checkpoint: the last that is whole, None to begin at the start; broken: those that are not whole, which
+    are not used.
     """
 
     record: Path
@@ -68,7 +68,7 @@ class Earlier:
 
 
 def earlier_run(model_dir: Path, resume: bool, processes: int) -> Earlier:
-    """What lies in model_dir to go on from: nothing, unless `resume`.
+    """What lies in model_dir to resume from: nothing, unless `resume`.
 
     Raises InputError where there are checkpoints without `resume`, or with it none of them that is whole.
     """
@@ -90,6 +90,8 @@ def read_resumed(record: Path) -> dict:
         made = json.loads(record.read_text(encoding="utf-8"))
         found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
         return found | {"processes": int(made["processes"])}
+    except OSError as error:
+        raise InputError(f"{record}: can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{record}: damaged, or from an older version; delete it to continue without comparing"
@@ -146,7 +148,7 @@ def defaults(kind) -> dict:
 
 
 def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, list[Path]]:
-    """The last checkpoint that is whole, and those that are not and will not be gone on from.
+    """The last checkpoint that is whole, and those that are not, which are not used.
 
     Raises InputError where some were saved to their end and none is whole.
     """
@@ -183,7 +185,7 @@ def saved_checkpoints(model_dir: Path) -> list[Path]:
     return [path for path in reversed(numbered_checkpoints(model_dir)) if is_state(path / "trainer_state.json")]
 
 
-# What the Trainer goes on from, without a word where one of them is not there; DeepSpeed has it all in global_step*.
+# What the Trainer resumes from; it says nothing where one of them is not there. DeepSpeed has it all in global_step*.
 NEEDED = {
     "its weights": ("*model*.safetensors", "*model*.bin", "*model_fsdp*", "global_step*"),
     "the optimizer's state, which trainer.save_only_model leaves out": ("optimizer*", "global_step*"),

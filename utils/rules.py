@@ -16,7 +16,7 @@ Rule = Callable[[object], object]
 def text() -> Rule:
     def rule(value):
         if isinstance(value, (int, float)):
-            raise ValueError(f"must be a name; one of digits goes in quotes: \"key='{value}'\"")
+            raise ValueError(f"must be text; a number needs quotes: \"key='{value}'\"")
         if not isinstance(value, str) or not value:
             raise ValueError("must be a name")
         try:
@@ -61,7 +61,7 @@ def picture() -> Rule:
 
 
 def one_of(*choices: object) -> Rule:
-    shown = ", ".join(map(str, choices))
+    shown = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
     # By type as well: 1 is not true.
     known = [(type(choice), choice) for choice in choices]
 
@@ -111,9 +111,12 @@ def seed() -> Rule:
 
 
 def is_there(value: str, kind: Callable[[int], bool]) -> bool:
-    """Whether there is such a place; `kind` is stat.S_ISREG for a file, stat.S_ISDIR for a folder."""
+    """Whether there is such a place; `kind` is stat.S_ISREG for a file, stat.S_ISDIR for a folder. Raises
+    PermissionError where this user may not know."""
     try:
         return kind(Path(plain_path(value)).stat().st_mode)
+    except PermissionError:
+        raise
     except (OSError, ValueError):  # such as a name that is too long
         return False
 

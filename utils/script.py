@@ -2,13 +2,12 @@
 
 The only module that knows Hydra. A script declares one rule for each key of its YAML:
 
-    @script("contrast_attention", {"attn_diff": rules.path(), "target": rules.one_of("small", "large")}, ["attn_diff"])
+    @script("train", {"model_dir": rules.path(), "seed": rules.seed()}, writes=["model_dir"])
     def main(config): ...
 """
 
 import argparse
 import atexit
-import difflib
 import functools
 import gc
 import logging
@@ -17,7 +16,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from utils.errors import InputError, one_line, printable, unwritten
+from utils.errors import InputError, is_out_of_memory, one_line, printable, unknown_key, unwritten
 from utils.rules import Rule, plain_path
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -60,6 +59,8 @@ def check(config: DictConfig, rules: dict[str, Rule], fixed: Mapping[str, str] =
         except ValueError as error:
             shown = "" if isinstance(value, DictConfig) else f"={value}"
             raise InputError(f"{key}{shown}: {error}") from error
+        except OSError as error:
+            raise InputError(f"{key}={value}: can't be read: {error.strerror}") from error
     given = inner_keys(config)
     for key in fixed:
         if key in given:
@@ -101,28 +102,6 @@ def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
             f"{place}: the jobs of this sweep would overwrite each other; put the swept key into the name: "
             f"{place}='...-${{{shared[0]}}}'"
         )
-
-
-def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> InputError:
-    """inner: the keys of sub-trees, which are easily given without the tree's name."""
-    if key.split(".")[0] in known and "." in key:
-        return InputError(
-            f"unknown key {key}: check the spelling; to add a key that the YAML does not list: +{key}=..."
-        )
-    in_full = {full.rpartition(".")[2]: full for full in inner}
-    close = difflib.get_close_matches(key, known, n=1)
-    close_inner = difflib.get_close_matches(key, in_full, n=1)
-    if key in in_full:
-        hint = f"did you mean {in_full[key]}?"
-    elif close:
-        hint = f"did you mean {close[0]}?"
-    elif close_inner:
-        full = in_full[close_inner[0]]
-        hint = f"did you mean {full}? To add a key that the YAML does not list: +{full.split('.')[0]}.{key}=..."
-    else:
-        keys = ", ".join(known) if len(known) <= 20 else "the library's own arguments"
-        hint = f"the keys are: {keys}"
-    return InputError(f"unknown key {key}: {hint}")
 
 
 def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fixed: Mapping[str, str]) -> str:
@@ -176,13 +155,20 @@ def help_text(name: str, about: str) -> str:
     return f"{about.strip()}\n\n{how}\n\n{keys.strip()}"
 
 
-def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapping[str, str] = MappingProxyType({})):
+def script(
+    name: str,
+    rules: dict[str, Rule],
+    writes: Sequence[str],
+    fixed: Mapping[str, str] = MappingProxyType({}),
+    several_processes: bool = True,
+):
     """Make `main(config)` a Hydra script with `conf/<name>.yaml`; bad input is one line and exit code 2.
 
-    writes: see `check_sweep`; fixed: keys of sub-trees that the script sets itself, and what to know of each.
+    writes: see `check_sweep`; fixed: keys of sub-trees that the script sets itself, and what to know of each;
+    several_processes: whether torchrun may share its work out.
 
-    `main.__wrapped__` is the plain function, for use without a command line. A fault of ours (any
-    other exception) keeps its traceback.
+    `main.__wrapped__` is the plain function, for use without a command line. A bug (any other
+    exception) keeps its traceback.
     """
 
     def decorate(function):
@@ -204,6 +190,10 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                 if not unwritten(error):
                     raise
                 stop(name, unwritten(error))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                stop(name, f"out of memory: {lower_memory(rules)}")
 
         @functools.wraps(function)
         def command_line() -> None:
@@ -241,7 +231,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                 for number, handler in handlers.items():
                     if handler != signal.SIG_IGN:  # such as SIGHUP under nohup
                         signal.signal(number, on_signal)
-                check_environment()
+                check_environment(several_processes)
                 try:
                     if {"--help", "-h"} & set(sys.argv[1:]):
                         print(help_text(name, function.__globals__["__doc__"]))
@@ -257,7 +247,7 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
                         print(f"{name}.py: stopped{hint}", file=sys.stderr)
                     sys.exit(130)
                 if began and not isinstance(error, InputError):
-                    raise  # a fault of ours
+                    raise  # a bug
                 told = str(error) if isinstance(error, InputError) else unwritten(error)
                 stop(name, told or refused_by_hydra(error, name, rules, fixed))
             finally:
@@ -269,6 +259,17 @@ def script(name: str, rules: dict[str, Rule], writes: Sequence[str], fixed: Mapp
         return command_line
 
     return decorate
+
+
+def lower_memory(rules: dict[str, Rule]) -> str:
+    """What to do where memory ran out, by the keys that the script has."""
+    if "trainer" in rules:
+        advice = "lower trainer.per_device_train_batch_size or window"
+    elif "batch_tokens" in rules:
+        advice = "lower batch_tokens"
+    else:
+        advice = "free some, or split the texts"
+    return advice + ("; resume=true continues from what was kept" if "resume" in rules else "")
 
 
 def use_huge_pages() -> None:
@@ -290,8 +291,9 @@ def collect_garbage_rarely() -> None:
     atexit.register(gc.freeze)
 
 
-def check_environment() -> None:
-    """Raise InputError where the script would wait without end for processes that nobody launched."""
+def check_environment(several_processes: bool) -> None:
+    """Raise InputError where the script would wait without end for processes that nobody launched, or where those that
+    torchrun launched would all do the same."""
     if sys.stdout is None:
         raise InputError("standard output is closed; to hide it, use > /dev/null")
     size = os.environ.get("WORLD_SIZE", "1")
@@ -304,6 +306,8 @@ def check_environment() -> None:
         raise InputError(
             f"{left}={os.environ[left]} in the environment without {missing[0]}: unset {left}, or launch with torchrun"
         )
+    if int(size) > 1 and not several_processes:
+        raise InputError(f"runs in one process, and torchrun launched {size}; start it with python")
 
 
 def check_output() -> None:

@@ -126,15 +126,25 @@ def not_utf_8(path: str | Path, error: UnicodeDecodeError) -> InputError:
     return InputError(f"{path}: not a UTF-8 CSV file; save it as UTF-8 ({one_line(error)})")
 
 
-ANOTHER_COLUMN = "; in stages 1, 3 and 4 text_column=... names another"
+ANOTHER_COLUMN = "; in stages 1 to 4 text_column=... names another"
 
 
 def check_column(path: str | Path, column: str, names: list[str], called: str = "columns") -> None:
     """Raise InputError unless one column, and no more than one, has this name."""
+    if not names:
+        raise InputError(f"{path}: the file is empty")
+    check_commas(path, column, names)
     if column not in names:
         raise InputError(f"{path}: no column {column!r} ({called}: {shown(names)}){ANOTHER_COLUMN}")
     if names.count(column) > 1:
         raise InputError(f"{path}: two columns {column!r}; keep one of them")
+
+
+def check_commas(path: str | Path, column: str, names: list[str]) -> None:
+    """Raise InputError where `column` is in the header, but with another sign than a comma between the columns."""
+    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
+        if column not in names and len(names) == 1 and column in names[0].split(sign):
+            raise InputError(f"{path}: its columns are separated by {called}; save it with commas")
 
 
 def shown(names: Iterable[str]) -> str:
@@ -145,10 +155,10 @@ def shown(names: Iterable[str]) -> str:
 def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
     """Rows are lines; empty ones are passed over."""
     with open(path, "rb") as opened:
-        for row, line in enumerate(opened, start=1):
-            place = f"{path}: row {row}"
+        for number, line in enumerate(opened, start=1):
+            place = f"{path}: line {number}"
             try:
-                text = line.decode("utf-8-sig" if row == 1 else "utf-8").strip()
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if not text:
                     continue
                 cells = json.loads(text)

@@ -13,9 +13,9 @@ from data_augmentation import check_guidance
 from evaluate import RULES, questions_of, settle
 from utils import biography
 from utils.arguments import check_arguments
-from utils.errors import InputError
+from utils.errors import InputError, unknown_key
 from utils.rules import integer, seed, text
-from utils.script import CONFIG_FOLDER, check, check_value, unknown_key
+from utils.script import CONFIG_FOLDER, check, check_value
 from workflow.results import read_made, read_record, read_study
 from workflow.table import (
     DUMPS,
@@ -56,11 +56,13 @@ OPTIONAL = ("save_attention", "data_augmentation", "train", "evaluate", "resourc
 
 # Keys of the scripts that the rules set themselves.
 SET_BY_RULES = {
-    "save_attention": ("model", "dataset", "save_name", "heatmap", "resume"),
-    "data_augmentation": ("model", "dataset", "save_name", "seed", "heatmap", "resume"),
+    "save_attention": ("model", "dataset", "text_column", "tags", "save_name", "heatmap", "resume"),
+    "data_augmentation": ("model", "dataset", "text_column", "tags", "save_name", "seed", "heatmap", "resume"),
     "train": (
         "model",
         "dataset",
+        "text_column",
+        "tags",
         "model_dir",
         "seed",
         "resume",
@@ -86,7 +88,7 @@ ARGUMENTS = {
 
 
 def check_table(config: dict) -> None:
-    """Raise InputError, in one line, where the table lacks something or says what nothing reads."""
+    """Raise InputError, in one line, where the table lacks a key or has one that nothing reads."""
     if "table" not in config:
         raise InputError("which table? snakemake --configfile conf/tables/NAME.yaml ...")
     known = (*NEEDED, *itertools.chain(*BUDGETS), *OPTIONAL)
@@ -126,6 +128,7 @@ def check_table(config: dict) -> None:
             raise InputError(f"against={arm}: no such arm")
     for script in ("save_attention", "data_augmentation", "train", "evaluate"):
         check_keys(script, script, config.get(script) or {})
+    check_dataset(config)
     check_arms(config)
     for name in (*config["arms"], *config["evaluations"]):
         if not re.fullmatch(NAME, name):
@@ -190,6 +193,12 @@ def check_arms(config: dict) -> None:
                 check_guidance(merged)
             except InputError as error:
                 raise InputError(f"arms.{arm}: {error}") from None
+
+
+def check_dataset(config: dict) -> None:
+    """Raise InputError where the dataset's first text can't be read; of a file that is missing Snakemake says so."""
+    if Path(config["dataset"]).exists():
+        next(biography.read(config["dataset"]), None)
 
 
 def check_budget(config: dict) -> None:
@@ -314,7 +323,7 @@ def check_results(config: dict, results: Path, made: Path | None = None) -> None
         if other:
             commands.append(f"python -m workflow.results forget {results.name} {' '.join(other)}")
         raise InputError(
-            f"made with another {keys} than the table has now; give your own table another `table:`, "
+            f"made with different {keys} from those the table has now; give your own table another `table:`, "
             f"or, to run these again: {' && '.join(commands)}"
         )
 

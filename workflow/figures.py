@@ -23,10 +23,11 @@ from utils import biography
 from utils.artifacts import whole_file, write_csv
 from utils.errors import InputError
 from workflow import intervals, ranks
-from workflow.choice import EVERYBODY, choose, read_answers, reported
+from workflow.choice import EVERYBODY, choose, reported
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
 from workflow.results import asked_at
+from workflow.summary import scores_by_field
 from workflow.table import MEASURES, PUBLISHED, run_of
 
 
@@ -153,14 +154,10 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
     # The first way: the last checkpoint, or the one chosen on the others.
     choices, *_ = choose(config | {"arms": {"none": config["arms"]["none"]}}, results).values()
     rate, part = choices["none"]
-    answers = []
-    for seed in config["seeds"]:
-        asked = asked_at(run_of("none", seed, rate), evaluation, part)
-        answers.append(read_answers(results, asked, people).sort_values("name", kind="stable"))
+    asked = [asked_at(run_of("none", seed, rate), evaluation, part) for seed in config["seeds"]]
     rows = []
-    for field in FIELDS:
-        for measure in ("exact_match", "f1"):
-            scores = np.stack([one[one["field"] == field][measure].to_numpy() for one in answers])
+    for measure in ("exact_match", "f1"):
+        for field, scores in scores_by_field(results, asked, measure, people).items():
             low, high = intervals.interval(scores)
             row = {"line": line, "field": field, "words_from_name": apart[field], "measure": measure}
             rows.append(row | {"mean": float(scores.mean()), "low": low, "high": high})

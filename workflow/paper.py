@@ -103,8 +103,8 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
         if missing:
             if missing < len(files):
                 print(
-                    f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing, so it counts as not run;"
-                    f" to make them: make tables TABLE={config['table']}"
+                    f"{config['table']}: {missing} of {arm}'s {len(files)} results are missing, so it counts as not run"
+                    f"; to make them: make tables TABLE={config['table']}"
                 )
             continue
         fields = TABLES[3 if on_paragraphs else 1 if arm == "none" else 2][1]

@@ -59,7 +59,7 @@ def check_figures(config: dict, results: Path) -> None:
         for key in ("large", "small", "dataset", "save_attention"):
             if made_by[key] != config[key]:
                 raise InputError(
-                    f"{results}: made with another {key}, {made_by[key]}; delete ranks_* there to redo them"
+                    f"{results}: made with a different {key}, {made_by[key]}; delete ranks_* there to redo them"
                 )
 
 

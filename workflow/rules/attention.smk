@@ -53,7 +53,7 @@ rule contrast:
         )
 
 
-# The same tokens, the opposite sign: the large model's dump stands for the small one's, and the other way round.
+# The same tokens, the opposite sign: the two dumps swapped.
 rule contrast_reversed:
     input:
         f"{WORK}/attention_large.pkl",

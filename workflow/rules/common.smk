@@ -20,10 +20,10 @@ TABLE = config["table"]
 WORK, RESULTS, RUNS = f"tables_out/{TABLE}", f"results/{TABLE}", made_of(TABLE)
 # The learning rate of a run, as workflow.table.run_of writes it; nothing where the table does not search over several.
 RATE = "-rate-" if config.get("learning_rates") else ""
-# What is done is left out, so that what it was made of, which is not committed, is not made again.
+# Finished results are left out, so that their uncommitted inputs are not made again.
 TO_DO = [f"{RUNS}/{file}" for file in runs(config) if file not in DONE]
 TO_DO = [path for path in [f"{RESULTS}/keep_probabilities.json", *TO_DO] if not Path(path).exists()]
-# What is to do by name as well: a finished table alone would not have a run made again that is gone.
+# By name too: otherwise a deleted run would not be made again while table.md is there.
 TARGETS = [*TO_DO, f"{RESULTS}/table.md"]
 
 

@@ -2,7 +2,7 @@
 
 from workflow.table import asked_by
 
-# Of questions that are not committed, answers are not committed either.
+# If the questions are not committed, neither are the answers.
 SHOWN = "digests" if config.get("made_by") else "words"
 
 
@@ -20,7 +20,7 @@ rule evaluate:
     benchmark:
         f"{WORK}/benchmarks/evaluate-{{arm}}-{{seed}}{{rate}}-{{evaluation}}.tsv"
     params:
-        # In there, so that they go when it goes.
+        # Inside the model's folder, so that they are deleted with it.
         answers=f"{WORK}/{{arm}}-{{seed}}{{rate}}.model/{{evaluation}}",
         results=f"{RUNS}/{{arm}}/seed-{{seed}}{{rate}}/{{evaluation}}",
         options=lambda wildcards: overrides(asked_by(config, wildcards.evaluation), {"resume": True}),

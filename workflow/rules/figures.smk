@@ -13,7 +13,7 @@ except InputError as error:
 
 WORK, RESULTS = "tables_out/figures", "results/figures"
 RANKS = [f"{RESULTS}/ranks_{condition}.csv" for condition in CONDITIONS]
-# What is done is left out, so that the dumps it was made of, which are not committed, are not made again.
+# Finished results are left out, so that their uncommitted dumps are not made again.
 TO_DO = [path for path in RANKS if not Path(path).exists()]
 TARGETS = [f"{RESULTS}/figures.md"]
 

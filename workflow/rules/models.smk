@@ -4,7 +4,7 @@ import re
 
 SCRATCH = "tables_out/scratch"
 
-# How often each of the scratch models sees the corpus: what the large one takes longer for a text, it sees fewer times.
+# Epochs over the corpus: the large model is slower, so it gets fewer.
 EPOCHS = {"small": 30, "large": 15}
 
 # By demo/fetch_models.py.

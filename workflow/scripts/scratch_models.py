@@ -81,7 +81,7 @@ def main(people_file: str, apart_file: str, folder: str) -> None:
         model = LlamaForCausalLM(config)
         model.save_pretrained(Path(folder) / f"random_{name}")
         tokenizer.save_pretrained(Path(folder) / f"random_{name}")
-        print(f"{folder}/random_{name}: {model.num_parameters():,} weights")
+        print(f"{folder}/random_{name}: {model.num_parameters():,} parameters")
     print(f"{path}: {len(texts)} texts")
 
 
