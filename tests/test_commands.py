@@ -98,6 +98,9 @@ def test_the_seven_commands_chain(run, local, workplace):
     log = json.loads((workplace / "model_out/checkpoint-260/trainer_state.json").read_text())["log_history"]
     assert log[-1]["loss"] < log[0]["loss"]
 
+    # Of fewer people, since most of the time goes into choosing among everybody's answers.
+    people = workplace / "data/biography_synthetic.csv"
+    people.write_text("".join(people.read_text().splitlines(keepends=True)[:21]))
     run(cold(EVALUATE))
     evaluation = workplace / "model_out/checkpoint-130/evaluation"
     metrics = json.loads((evaluation / "metrics.json").read_text())
@@ -108,7 +111,7 @@ def test_the_seven_commands_chain(run, local, workplace):
         answers = list(csv.DictReader(opened))
     columns = ["field", "name", "prompt", "answer", "prediction", "exact_match", "f1", "log_likelihood", "chosen"]
     assert list(answers[0]) == columns
-    assert len(answers) == 500
+    assert len(answers) == 100
     for field, scores in metrics["fields"].items():
         field_answers = [answer for answer in answers if answer["field"] == field]
         mean = np.mean([float(answer["log_likelihood"]) for answer in field_answers])

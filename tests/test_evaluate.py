@@ -65,7 +65,10 @@ def ask(trained, workplace, tmp_path, monkeypatch):
             "batch_tokens": 1,
         } | keys
         if "questions" not in keys:
-            keys["people"] = 1
+            # Of three people's answers one is chosen.
+            lines = Path("data/biography_synthetic.csv").read_text().splitlines(keepends=True)
+            (tmp_path / "people.csv").write_text("".join(lines[:4]))
+            keys |= {"people": 1, "dataset": tmp_path / "people.csv"}
         with initialize_config_dir(str(script.CONFIG_FOLDER), version_base=None):
             composed = compose("evaluate", [f"{key}={value}" for key, value in keys.items()])
         names = ("greedy_answers", "choice_log_likelihoods")

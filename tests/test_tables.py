@@ -149,6 +149,16 @@ def test_guided_arms_drop_as_much_and_keep_other_tokens(clone, results, monkeypa
         changed = config | {"data_augmentation": section, "arms": {"arm_1": arm}}
         check.check_table(changed | {"against": []})
         assert keep_probabilities(changed, "tables_out/smoke")["arms"]["arm_1"] == kept["difference"]
+    # By the formulas: alpha * (1 - exp(-beta * rank)) is dropped, and a share of 1 - alpha at random.
+    row = attention_dump.read_dump(clone / "tables_out/smoke/difference").rows[0]
+    tokens = json.loads((results / "keep_probabilities.json").read_text())["tokens"]
+    ranked = sorted(range(len(tokens)), key=lambda token: -row.values[token])
+    for token, word in enumerate(tokens):
+        stays = word.strip() in (",", ".")
+        dropped = 0.7 * (1 - math.exp(-0.05 * ranked.index(token)))
+        # Rounded to four digits.
+        assert kept["difference"][token] == pytest.approx(1.0 if stays else 1 - dropped, abs=6e-5)
+        assert kept["random"][token] == (1.0 if stays else 0.55)
     # Of a text that is not committed no words.
     without = keep_probabilities(config | {"made_by": "a command"}, "tables_out/smoke")
     assert without["arms"] == kept and without["tokens"] == [str(place) for place in range(len(kept["none"]))]

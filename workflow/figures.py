@@ -155,12 +155,13 @@ def plain_scores(config: dict, results: Path, evaluation: str, line: str) -> lis
     choices, *_ = choose(config | {"arms": {"none": config["arms"]["none"]}}, results).values()
     rate, part = choices["none"]
     asked = [asked_at(run_of("none", seed, rate), evaluation, part) for seed in config["seeds"]]
+    scores = {measure: scores_by_field(results, asked, measure, people) for measure in ("exact_match", "f1")}
     rows = []
-    for measure in ("exact_match", "f1"):
-        for field, scores in scores_by_field(results, asked, measure, people).items():
-            low, high = intervals.interval(scores)
+    for field in FIELDS:
+        for measure, by_field in scores.items():
+            low, high = intervals.interval(by_field[field])
             row = {"line": line, "field": field, "words_from_name": apart[field], "measure": measure}
-            rows.append(row | {"mean": float(scores.mean()), "low": low, "high": high})
+            rows.append(row | {"mean": float(by_field[field].mean()), "low": low, "high": high})
     return rows
 
 
