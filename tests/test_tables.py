@@ -368,7 +368,8 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         pytest.param("paper_squad_smollm2", marks=pytest.mark.slow),
     ],
 )
-def test_a_committed_table_is_made_of_its_results(tmp_path, name):
+def test_a_committed_table_is_made_of_its_results(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(pictures, "save", lambda figure, path: pictures.pyplot.close(figure))  # slow to draw
     committed = ROOT / "results" / name
     results = tmp_path / name
     shutil.copytree(committed, results, ignore=shutil.ignore_patterns("table.*", "*.png"))
