@@ -100,8 +100,7 @@ def read_people(path: str | Path, asked: Iterable[str]) -> list[dict[str, str]]:
     people = []
     for row, tagged in enumerate(read_texts(path), start=1):
         plain, spans = field_spans(tagged)
-        # A prompt's examples stand on a line each, and an answer ends with its line.
-        person = {tag: re.sub(r"\s*[\r\n]\s*", " ", plain[start:end].strip()) for tag, (start, end) in spans.items()}
+        person = {tag: texts.on_one_line(plain[start:end].strip()) for tag, (start, end) in spans.items()}
         lacking = [tag for tag in ("name", *asked) if not person.get(tag)]
         if lacking:
             raise InputError(f"{path}: row {row} has no <{lacking[0]}>, which the prompts ask for")

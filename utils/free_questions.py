@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import random
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -261,11 +260,10 @@ def answers_in(place: str, cells: dict) -> list[str]:
     given = cells[column]
     if isinstance(given, dict):  # as the datasets library has SQuAD: {"text": [...]}
         given = given.get("text")
-    texts = [
+    accepted = [
         one.get("text") if isinstance(one, dict) else one for one in (given if isinstance(given, list) else [given])
     ]
-    # An example's answer stands on a line, and the model's ends with its line.
-    answers = (re.sub(r"\s*[\r\n]\s*", " ", text_of(place, "answer", one)) for one in texts)
+    answers = (texts.on_one_line(text_of(place, "answer", one)) for one in accepted)
     return list(dict.fromkeys(answers))
 
 

@@ -50,7 +50,7 @@ def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfi
     try:
         return AutoConfig.from_pretrained(**source(base or model), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise cannot_load("configuration", model, error) from error
+        raise cannot_load("configuration", base or model, error) from error
 
 
 def context(config: "PreTrainedConfig") -> int | None:

@@ -147,6 +147,12 @@ def check_commas(path: str | Path, column: str, names: list[str]) -> None:
             raise InputError(f"{path}: its columns are separated by {called}; save it with commas")
 
 
+def on_one_line(text: str) -> str:
+    """With a space for line breaks and the white space around them: an example's answer stands on a line, and a model's
+    answer ends with its line."""
+    return re.sub(r"\s*[\r\n]\s*", " ", text)
+
+
 def shown(names: Iterable[str]) -> str:
     """Names of columns or keys for a message: a file without a header has a text in their place."""
     return printable(", ".join(map(str, names)), 200) or "none"
