@@ -50,7 +50,11 @@ def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfi
     try:
         return AutoConfig.from_pretrained(**source(base or model), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise cannot_load("configuration", base or model, error) from error
+        if base:
+            raise InputError(
+                f"the base model of the adapter {model}: {cannot_load('configuration', base, error)}"
+            ) from error
+        raise cannot_load("configuration", model, error) from error
 
 
 def context(config: "PreTrainedConfig") -> int | None:
