@@ -726,9 +726,9 @@ def test_a_table_of_the_papers_models_is_made_whole_of_stand_ins(clone, snakemak
     models = {config[size]: f"tables_out/tiny_models/{size}" for size in ("large", "small")}
     changed = config | {size: models[config[size]] for size in ("large", "small", "trained")}
     changed |= {"seeds": [1, 2], "epochs": 2, "learning_rates": [0.01], "checkpoints": 2, "resources": {}}
-    changed["train"] = config["train"] | {"quant": None, "trainer.per_device_train_batch_size": 50}
+    changed["train"] = config.get("train", {}) | {"quant": None, "trainer.per_device_train_batch_size": 50}
     if not config.get("made_by"):
-        changed |= {"evaluate": config["evaluate"] | {"people": 5}, "reported": 3}
+        changed |= {"evaluate": config.get("evaluate", {}) | {"people": 5}, "reported": 3}
     (clone / f"conf/tables/{name}.yaml").write_text(yaml.safe_dump(changed))
     snakemake(name=name)
     results = clone / "results" / name
