@@ -133,7 +133,10 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     with artifacts.recorded_file(output, record) as aside:
         # Linked, not moved: if the record can't be written, it is still there to resume from.
         aside.unlink(missing_ok=True)
-        aside.hardlink_to(unfinished)
+        try:
+            aside.hardlink_to(unfinished)
+        except OSError:  # a file system without links
+            unfinished.replace(aside)
     shares = f"{tokens_dropped:.1%} of the tokens, {characters_blanked:.1%} of the characters"
     print(f"{output}: {so_far['rows']} rows of {count} texts; dropped: {shares}")
     if config.heatmap:

@@ -121,8 +121,8 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
 
 
 def settle(config) -> None:
-    """Fill in `examples`, and set to null what is of the other kind of questions, people's or free ones; InputError
-    where that was given, or what is needed is not there."""
+    """Fill in what null stands for. Raises InputError where a key of the other kind of questions, people's or free
+    ones, was given (but for `template`, which is set to null), or where what is needed is not there."""
     if config.questions:
         for key in ("dataset", "prompts", "people"):
             if config[key] is not None:

@@ -90,10 +90,11 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     if config.queries == "before_fields":
         totals(parts(config, tokenizer, None))  # where a text has no field it says so before the model is loaded
-    window = windows.size(config.window, context(load_config(config.model, config.trust_remote_code)), config.model)
+    model_config = load_config(config.model, config.trust_remote_code)
+    window = windows.size(config.window, context(model_config), config.model)
     layers = None if config.layers is None else sorted(set(config.layers))
     if layers is not None:
-        check_layers(layers, config.model, config.trust_remote_code)
+        check_layers(layers, model_config.get_text_config().num_hidden_layers)
 
     # Prepare model
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
@@ -249,9 +250,8 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
     return count, long, in_batches, highest
 
 
-def check_layers(layers: list[int], model: str, trust_remote_code: bool) -> None:
-    """Raise InputError where the model's configuration has no such layer."""
-    count = load_config(model, trust_remote_code).get_text_config().num_hidden_layers
+def check_layers(layers: list[int], count: int) -> None:
+    """Raise InputError where the model, which has `count` layers, has no such layer."""
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 

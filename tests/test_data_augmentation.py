@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,6 +300,16 @@ def test_where_the_record_cannot_be_written_what_was_drawn_is_kept(augment, tmp_
         calls = count_variants(patch, 9)
         assert augment(**RANDOM, resume="true") == whole
     assert not calls
+    assert sorted(path.name for path in (tmp_path / "data_augmented").iterdir()) == ["out.csv", "out.json"]
+
+
+def test_a_file_system_without_links_serves(augment, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    linked = augment(**RANDOM)
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    assert augment(**RANDOM) == linked
     assert sorted(path.name for path in (tmp_path / "data_augmented").iterdir()) == ["out.csv", "out.json"]
 
 

@@ -47,6 +47,12 @@ UNSUPPORTED = (
 """Arguments of LoRA that make it depend on the text, change the base model's layers, or were not tried here."""
 
 
+def check_named(adapter: str, base: str) -> None:
+    """Raise InputError where an adapter's base model has no name."""
+    if not base:
+        raise InputError(f"{adapter}: the adapter names no base model; give it as model=...")
+
+
 def adapter_base(model: str) -> str | None:
     """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
 

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import tokens
-from utils.errors import InputError, one_line
+from utils.errors import InputError, is_out_of_memory, one_line
 from utils.model_source import context
 from utils.padding import batches, padded
 from utils.questions import Question
@@ -104,9 +104,9 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
             for steps_off in off.split([ends[1] - half, count - ends[1]]):
                 # The median: rounding may have two like experts change places at a token.
                 agree &= not steps_off.median() > limit
-    except torch.OutOfMemoryError:
-        raise
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         # Each architecture has its own way to fail.
         raise InputError(f"{refusal}: {one_line(error)}") from error
     if not agree:

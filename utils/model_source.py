@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from utils.adapters import adapter_base
+from utils.adapters import adapter_base, check_named
 from utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfi
     from transformers import AutoConfig
 
     base = adapter_base(model)
-    if base == "":
-        raise InputError(f"{model}: the adapter names no base model; give it as model=...")
+    if base is not None:
+        check_named(model, base)
     try:
         return AutoConfig.from_pretrained(**source(base or model), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from accelerate.utils import check_device_map, get_max_memory
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import set_tqdm_hook
 
-from utils.adapters import adapter_base, check_base
+from utils.adapters import adapter_base, check_base, check_named
 from utils.errors import InputError, one_line
 from utils.model_source import cannot_load, quiet_transformers, source
 from utils.processes import is_main_process, local_processes, processes
@@ -309,8 +309,7 @@ def load_checkpoints(
 def _load_base(
     adapter: str, base: str, dtype: str, quant: dict | None, trust_remote_code: bool, *rest
 ) -> PreTrainedModel:
-    if not base:
-        raise InputError(f"{adapter}: the adapter names no base model; give it as model=...")
+    check_named(adapter, base)
     if not any(Path(adapter).expanduser().glob("adapter_model.*")):
         raise InputError(f"{adapter}: an adapter without its weights (adapter_model.safetensors)")
     check_base(adapter, base)

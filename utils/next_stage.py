@@ -37,12 +37,17 @@ def duration(seconds: float) -> str:
 
 def override(key: str, value: str | float) -> str:
     """`key=value` for a shell, with the quotes that it and Hydra need."""
-    if isinstance(value, bool):
-        return f"{key}={str(value).lower()}"
-    is_plain = not isinstance(value, str) or (
+    is_plain = isinstance(value, str) and (
         re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and value.lower() not in NO_TEXT
     )
-    return shlex.quote(f"{key}={value if is_plain else quoted(value)}")
+    return shlex.quote(f"{key}={value if is_plain else literal(value)}")
+
+
+def literal(value: object) -> object:
+    """A value as Hydra reads it back, a text in its quotes."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return quoted(value) if isinstance(value, str) else value
 
 
 def quoted(value: str) -> str:

@@ -54,25 +54,22 @@ def check(config: DictConfig, rules: dict[str, Rule], fixed: Mapping[str, str] =
                 OmegaConf.resolve(value)
         except OmegaConfBaseException as error:
             raise InputError(f"{key}: {one_line(error)}") from error
-        try:
-            config[key] = rule(value)
-        except ValueError as error:
-            shown = "" if isinstance(value, DictConfig) else f"={value}"
-            raise InputError(f"{key}{shown}: {error}") from error
-        except OSError as error:
-            raise InputError(f"{key}={value}: can't be read: {error.strerror}") from error
+        config[key] = check_value(key, value, rule)
     given = inner_keys(config)
     for key in fixed:
         if key in given:
             raise left_out(key, fixed)
 
 
-def check_value(key: str, value: object, rule: Rule) -> None:
-    """Raise InputError, naming the key, where the rule does."""
+def check_value(key: str, value: object, rule: Rule) -> object:
+    """What the rule makes of a key's value. Raises InputError, naming the key, where it is wrong or can't be read."""
+    shown = "" if isinstance(value, DictConfig) else f"={value}"
     try:
-        rule(value)
+        return rule(value)
     except ValueError as error:
-        raise InputError(f"{key}={value}: {error}") from error
+        raise InputError(f"{key}{shown}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{key}{shown}: can't be read: {error.strerror}") from error
 
 
 def left_out(key: str, fixed: Mapping[str, str]) -> InputError:

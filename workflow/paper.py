@@ -15,7 +15,7 @@ from utils.errors import InputError
 from workflow import check, intervals
 from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
 from workflow.results import read_study
-from workflow.summary import scores_by_field
+from workflow.summary import LATEX, scores_by_field
 from workflow.table import PUBLISHED, augmentation_of, plain_paths, rates_of, runs
 
 # Of biographies, the paper's name of what each table of conf/tables/ trains; the paper does not have the last three.
@@ -215,7 +215,7 @@ def number_and_interval(row: dict, column: str, digits: int) -> str:
 
 def latex(readable: pd.DataFrame, caption: str, short: str) -> str:
     """As wide as the page, which needs the package graphicx; its rules need booktabs."""
-    caption = caption.replace("*", "").replace("%", r"\%")
+    caption = caption.replace("*", "").translate(LATEX)
     table = readable.to_latex(index=False, escape=True, caption=(caption, short))
     begin, end = r"\begin{tabular}", r"\end{tabular}"
     return table.replace(begin, rf"\resizebox{{\textwidth}}{{!}}{{{begin}").replace(end, f"{end}}}")

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from utils.next_stage import quoted
+from utils.next_stage import literal
 from utils.rules import plain_path
 from workflow.results import asked_at, read_study
 
@@ -44,11 +44,7 @@ DUMPS = {
 
 def on_command_line(key: str, value: object) -> str:
     """A key of a script and its value as Hydra reads them; ++ sets a key whether its YAML lists it or not."""
-    if value is None or isinstance(value, bool):
-        value = {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, str):
-        value = quoted(value)
-    return f"++{key}={value}"
+    return f"++{key}={literal(value)}"
 
 
 def plain_paths(config: dict) -> dict:
