@@ -51,7 +51,10 @@ def main(config):
     if large.settings.get("quant") != small.settings.get("quant"):
         print(f"The weights differ in kind: quant is {large.settings.get('quant')} and {small.settings.get('quant')}")
     if large.tokenizer != small.tokenizer:
-        print(f"The tokenizers differ: projected by characters onto the tokens of {config.target} (beyond the paper)")
+        print(
+            f"The tokenizers differ: values mapped by character position onto the tokens of {config.target} (not in the"
+            " paper)"
+        )
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
     if config.heatmap:
         heatmap.write(config.heatmap, dump.model, heatmap.shaded_rows(texts, dump.rows), len(texts), two_sided=True)

@@ -85,7 +85,8 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     own_fingerprint = fingerprint(tokenizer)
     if isinstance(weights, attention_dump.Dump) and weights.tokenizer != own_fingerprint:
-        print(f"{config.attn_weights} is of another tokenizer: projected by characters onto {config.model}'s tokens")
+        mapped = f"values mapped by character position onto the tokens of {config.model}"
+        print(f"{config.attn_weights} was made with another tokenizer: {mapped}")
 
     settings = OmegaConf.to_container(config)
     drawn_with = {"texts_sha256": texts_hash.hexdigest(), "tokenizer": own_fingerprint}
@@ -99,7 +100,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
         if first < so_far["texts"]:
             continue
         encoded = tokens.encode(tokenizer, chunk, "tokenizer")
-        offsets, bounds = tokens.end_to_end(encoded)
+        offsets, bounds = tokens.concatenate(encoded)
         keep = keep_probabilities(config, weights, first, encoded)
         # A chunk's draws depend on the seed and its place alone, not on the chunks before it.
         generator = np.random.default_rng([config.seed, first])
@@ -147,7 +148,7 @@ def augment(config: Mapping, output: Path, folder: Path) -> None:
 def keep_probabilities(config: Mapping, weights, first: int, encoded: list[tokens.Encoded]) -> np.ndarray:
     """float64 [tokens of all texts], of texts number `first` and following; weights: as attention_dump.read gives them,
     None for augment_type=random."""
-    offsets, bounds = tokens.end_to_end(encoded)
+    offsets, bounds = tokens.concatenate(encoded)
     if config.augment_type == "attention":
         token_weights = weights_of(weights, first, encoded)
         keep = dropout.keep_by_rank(token_weights, bounds, config.alpha, config.beta, config.rank_unit)
@@ -161,7 +162,7 @@ def shaded(config: Mapping, weights, tokenizer, output: Path) -> Iterator[heatma
     """The first texts, with their tokens' keep-probabilities and ranks, and three variants of each from `output`."""
     _, first_texts = next(texts.chunks(read_plain(config), CHUNK_CHARACTERS))
     encoded = tokens.encode(tokenizer, first_texts, "tokenizer")
-    bounds = tokens.end_to_end(encoded)[1]
+    bounds = tokens.concatenate(encoded)[1]
     keep = keep_probabilities(config, weights, 0, encoded)
     ranks = dropout.ranks(weights_of(weights, 0, encoded), bounds) if config.augment_type == "attention" else None
     with open(output, newline="", encoding="utf-8") as opened:

@@ -92,19 +92,19 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
             raise InputError(f"model={base}: leave it out; model_dir={name} holds a whole model, not an adapter")
     options = {"dtype": config.dtype, "quant": config.quant, "trust_remote_code": config.trust_remote_code}
     options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
-    for name, language_model in load_checkpoints(outputs, base, **options):
+    for name, model in load_checkpoints(outputs, base, **options):
         tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = OmegaConf.to_container(config) | ({"model_dir": name} if config.model_dir else {})
-        device = language_model.device.type
+        device = model.device.type
         answered_with = {
             "questions": [vars(question) for question in asked],
             "tokenizer": fingerprint(tokenizer),
-            "weights_sha256": weights_hash(language_model),
+            "weights_sha256": weights_hash(model),
             "device": device,
         }
         kept = Kept(folders[name], made_by(settings, **answered_with))
-        results = answer(language_model, tokenizer, asked, config, kept)
-        del language_model  # before the next is loaded
+        results = answer(model, tokenizer, asked, config, kept)
+        del model  # before the next is loaded
         if not is_main_process():
             continue
         output = outputs[name]
@@ -164,7 +164,7 @@ def outputs_of(model_dir: str | None, model: str | None, output_dir: str | None)
     return {model_dir or model: Path(output_dir or Path(model_dir) / "evaluation")}
 
 
-def answer(language_model, tokenizer, asked: list[questions.Question], config, kept: Kept) -> list[dict]:
+def answer(model, tokenizer, asked: list[questions.Question], config, kept: Kept) -> list[dict]:
     """A row of predictions.csv for each question, in every process; the processes share the work, and what an earlier
     run has kept of it is done."""
     from utils import answers, scores
@@ -177,9 +177,9 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     if cut and is_main_process():
         longest = max(lengths)
         print(f"max_new_tokens={limit} cuts {cut} of {len(lengths)} gold answers short (the longest has {longest})")
-    answers.check_questions(language_model, tokenizer, asked, max(limit, *lengths))
+    answers.check_questions(model, tokenizer, asked, max(limit, *lengths))
     # The longest: windows and chosen keys show beyond their length alone.
-    answers.check_cache(language_model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
+    answers.check_cache(model, tokenizer, max(asked, key=lambda question: len(question.prompt)))
 
     without = sum(not question.choices for question in asked)
     if config.choice and without and is_main_process():
@@ -193,8 +193,8 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     mine = my_share(list(range(len(asked))))
     prompted, golds = [asked[index].prompt for index in mine], [asked[index].answer for index in mine]
     done = {place for place, index in enumerate(mine) if index in answered}
-    batch_tokens = config.batch_tokens or answers.BATCH_TOKENS["cpu" if language_model.device.type == "cpu" else "cuda"]
-    to_ask = language_model, tokenizer, prompted, golds, limit, batch_tokens, done
+    batch_tokens = config.batch_tokens or answers.BATCH_TOKENS["cpu" if model.device.type == "cpu" else "cuda"]
+    to_ask = model, tokenizer, prompted, golds, limit, batch_tokens, done
     with progress("answers", total=len(mine)) as bar:
         for batch in answers.greedy_answers(*to_ask):
             found = {mine[place]: answer for place, answer in batch.items()}
@@ -205,7 +205,7 @@ def answer(language_model, tokenizer, asked: list[questions.Question], config, k
     if choosing:
         prompted, choices = [asked[index].prompt for index in choosing], [asked[index].choices for index in choosing]
         done = {place for place, index in enumerate(choosing) if index in chosen}
-        to_choose = language_model, tokenizer, prompted, choices, batch_tokens, done
+        to_choose = model, tokenizer, prompted, choices, batch_tokens, done
         with progress("choices", total=len(choosing)) as bar:
             for batch in answers.choice_log_likelihoods(*to_choose):
                 found = {

@@ -98,10 +98,10 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 
     # Prepare model
     placed = {"device_map": config.device_map, "max_memory": config.max_memory}
-    language_model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
-    receive = received_attention.ReceivedAttention(language_model, config.include_self, layers)
+    model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
+    receive = received_attention.ReceivedAttention(model, config.include_self, layers)
     count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
-    tokens.check_id(highest, tokens.embedding_rows(language_model), f"{config.dataset}: row {row}")
+    tokens.check_id(highest, tokens.embedding_rows(model), f"{config.dataset}: row {row}")
 
     # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to. In memory it takes
     # some 5 bytes a token.
@@ -109,8 +109,8 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     read_with = {
         "texts_sha256": digest.hexdigest(),
         "tokenizer": fingerprint(tokenizer),
-        "weights_sha256": weights_hash(language_model),
-        "device": language_model.device.type,
+        "weights_sha256": weights_hash(model),
+        "device": model.device.type,
     }
     kept = Kept(folder, made_by(settings, **read_with))
     kept_values = dict(kept.read(config.resume)) if is_main_process() else {}
@@ -155,9 +155,9 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         "prepend_bos": begins_special,
         "queries": config.queries,
         "layers": layers,
-        "dtype": str(language_model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
-    if getattr(language_model, "is_quantized", False):
+    if getattr(model, "is_quantized", False):
         dump_settings["quant"] = OmegaConf.to_container(config.quant)
     # Where no text was cut, any window gives the same.
     if long:

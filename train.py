@@ -114,15 +114,15 @@ def train(config) -> None:
     if is_main_process():  # with FSDP no other has weights yet
         trained_on["weights_sha256"] = weights_hash(base_model)
         resume.check_weights(earlier, trained_on["weights_sha256"], config.model)
-    language_model = trainable(base_model, lora, config.model)
+    model = trainable(base_model, lora, config.model)
 
     # Prepare data
-    rows = embedding_rows(language_model)
+    rows = embedding_rows(model)
     examples, cut = training_examples(
         tokenizer, texts, window, config.stride, config.loss_on_blanks, rows, config.dataset
     )
     if config.packing:
-        collator = packing_collator(language_model, examples)
+        collator = packing_collator(model, examples)
     else:
         collator = padding_collator(tokenizer, rows, config.model)
 
@@ -130,8 +130,8 @@ def train(config) -> None:
     in_windows = f" ({cut} of more than {window} tokens: {len(examples)} windows in all)" if cut else ""
     begin = f"from {earlier.checkpoint}" if earlier.checkpoint else "from the start"
     description = f"{len(texts)} texts{in_windows}, {begin}"
-    beginning = trainer.Beginning(language_model, description, earlier.broken, earlier.record, settings, trained_on)
-    done = trainer.train(language_model, arguments, examples, collator, tokenizer, beginning, earlier.checkpoint)
+    beginning = trainer.Beginning(model, description, earlier.broken, earlier.record, settings, trained_on)
+    done = trainer.train(model, arguments, examples, collator, tokenizer, beginning, earlier.checkpoint)
     if not is_main_process():
         return
     last = resume.last_checkpoint(Path(config.model_dir))

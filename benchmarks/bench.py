@@ -2,8 +2,8 @@
 
     make bench            (QUICK=1 for smaller inputs and fewer repeats)
 
-Answers are compared as well, and a difference ends the run. `--small` and `--large` name other models' folders than
-the two that `make models` fetches; the goals in README.md are for these.
+Answers are compared as well, and a difference ends the run. `--small` and `--large` name the folders of other models
+than the two that `make models` fetches; the goals in README.md are for these two.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def body(model, ids: list[list[int]], in_batches: list[list[int]]) -> Callable[[
 
 def short_texts(models: dict[str, str], quick: bool) -> None:
     """Batches of biographies: against one text at a time, and against the bare body over the same batches."""
-    # The bare body and the plain way attend by other implementations than ours, so they have a model of their own.
+    # The bare body and the plain way do not attend by our implementation, so they have a model of their own.
     model, other = (load_model(models["small"], fastest_dtype()) for _ in range(2))
     encoded = tokens.encode(load_tokenizer(models["small"]), biographies(100 if quick else 1000))
     ids = [encoded_text.input_ids for encoded_text in encoded]

@@ -70,18 +70,14 @@ DEVICE = "cuda" if GPU else "cpu"
 
 
 class Figures:
-    """What was measured, by name: {name: {"value", "unit", "goal"}}."""
+    """What was measured, by name: {name: {"value", "unit"}}."""
 
     def __init__(self, path: Path):
         self.path = path
         self.found: dict[str, dict] = {}
 
-    def note(self, name: str, value: float | str, unit: str, goal: str = "") -> None:
-        self.found[name] = {
-            "value": value if isinstance(value, str) else float(f"{value:.4g}"),
-            "unit": unit,
-            "goal": goal,
-        }
+    def note(self, name: str, value: float | str, unit: str) -> None:
+        self.found[name] = {"value": value if isinstance(value, str) else float(f"{value:.4g}"), "unit": unit}
         print(f"{name}: {self.found[name]['value']} {unit}", flush=True)
         write_json(self.path, self.found)
 
@@ -94,8 +90,8 @@ class Figures:
             self.note(measure.__name__.replace("_", " "), f"failed: {one_line(error)}"[:200], "")
 
     def table(self) -> str:
-        rows = [f"| {name} | {one['value']} {one['unit']} | {one['goal']} |" for name, one in self.found.items()]
-        return "\n".join(["| what | found | goal |", "| --- | --- | --- |", *rows])
+        rows = [f"| {name} | {one['value']} {one['unit']} |" for name, one in self.found.items()]
+        return "\n".join(["| what | found |", "| --- | --- |", *rows])
 
 
 def seconds(what: Callable[[], object], repeats: int = 3, warm: int = 2) -> float:
@@ -172,8 +168,7 @@ def extraction(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> N
     body = seconds(lambda: model.model(input_ids=ids, use_cache=False))
     figures.note(what, count * length / ours, "tokens/s")
     fused = f"{sum(receive.is_fused.values())} layers fused"
-    goal = {57: "≥ 0.9", 4096: "≥ 0.625", 32768: "≥ 0.5"}.get(length, "")
-    figures.note(f"{what}: speed beside the bare body's, {fused}", body / ours, "times", goal)
+    figures.note(f"{what}: speed beside the bare body's, {fused}", body / ours, "times")
     if length <= LONGEST_PLAIN:
         model.set_attn_implementation("eager")
         plain = seconds(lambda: all_maps(model, ids), repeats=1, warm=1)
@@ -288,9 +283,7 @@ def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
         step = statistics.median(after - before for before, after in zip(times[2:], times[3:], strict=False))
         what = f"training, {way}, {BATCH} x {BATCH_LENGTH} tokens"
         figures.note(f"{what}: a step", step, "s")
-        figures.note(
-            f"{what}: beside bare forward and backward", step / bare, "times", "≤ 1.5" if way == "bfloat16" else ""
-        )
+        figures.note(f"{what}: beside bare forward and backward", step / bare, "times")
         figures.note(f"{what}: memory in use, with the weights", used, "GB")
         figures.note(f"{what}: until the first step is done", times[0] - started, "s")
 
@@ -305,7 +298,7 @@ def evaluation(figures: Figures, folder: Path, options: str) -> None:
         return
     count = re.search(r"(\d+) questions;", done.stdout)[1]
     took = time.perf_counter() - started
-    figures.note(f"evaluation, {count} questions with choice, loading included", took, "s", "≤ 60")
+    figures.note(f"evaluation, {count} questions with choice, loading included", took, "s")
 
 
 def main() -> None:

@@ -382,10 +382,10 @@ def test_figure_1_of_a_table_in_epochs_is_of_its_reported_people(tmp_path):
             f"none/seed-{seed}-rate-{rate}/questions/{part}": [
                 answer(field, name, exact_match=100 * hit, f1=100 * hit)
                 for field in FIELDS
-                for name, hit in zip(names, [of_reported] * 30 + [of_others] * 10, strict=True)
+                for name, hit in zip(names, [reported_hit] * 30 + [others_hit] * 10, strict=True)
             ]
             for seed in (1, 2)
-            for (rate, part), (of_reported, of_others) in right.items()
+            for (rate, part), (reported_hit, others_hit) in right.items()
         },
     )
     config = {"table": "table", "arms": {"none": {"epochs": 4}}, "seeds": [1, 2], "checkpoints": 2, "dataset": dataset}

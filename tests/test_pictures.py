@@ -15,6 +15,7 @@ from utils.heatmap import luminance
 from workflow import pictures
 from workflow.pictures import HIGHLIGHTED, line_of
 from workflow.results import add
+from workflow.table import MEASURES
 
 ARMS = ["none", "random", "attention_small", "difference", "shuffled", "facts"]
 
@@ -71,6 +72,18 @@ def test_the_scores_are_the_tables(drawn):
         assert found == {arm: pytest.approx(tuple(numbers)) for arm, numbers in expected.items()}
 
 
+def test_each_evaluation_has_a_row_of_panels(drawn):
+    columns = ["evaluation", "measure", "arm", "mean", "low", "high"]
+    pairs = list(itertools.product(("questions", "own_words"), ("exact_match", "f1")))
+    rows = [(evaluation, measure, "none", 20.0, 17.0, 23.0) for evaluation, measure in pairs]
+    config = {"arms": {"none": None}, "measures": ["exact_match", "f1"]}
+    pictures.scores(pd.DataFrame(rows, columns=columns), config, Path("scores.png"))
+    places = [(panel.get_subplotspec().rowspan.start, panel.get_subplotspec().colspan.start) for panel in drawn[0].axes]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    labels = [(panel.get_title(), panel.get_xlabel()) for panel in drawn[0].axes]
+    assert labels == [(evaluation, MEASURES[measure][0]) for evaluation, measure in pairs]
+
+
 def test_the_curves_are_the_runs(drawn, tmp_path):
     scores = {("none", 1): (10, 40), ("none", 2): (20, 60), ("difference", 1): (0, 8), ("difference", 2): (4, 4)}
     losses = {
@@ -106,6 +119,12 @@ def test_the_curves_are_the_runs(drawn, tmp_path):
         for arm in config["arms"]:
             means = [sum(seeds_of[arm, seed][part] for seed in (1, 2)) / 2 for part in (0, 1)]
             assert lines[arm] == [[0.5, means[0]], [1.0, means[1]]]
+    # One checkpoint makes no curve: the loss stands alone, and names the arms.
+    chosen = {"": dict.fromkeys(config["arms"], (None, 1))}
+    pictures.curves(config | {"checkpoints": 1}, tmp_path / "table", runs, chosen, Path("curves.png"))
+    (panel,) = drawn[1].axes
+    assert panel.get_title() == "training loss" and len(panel.lines) == 2
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["none", "difference"]
 
 
 def test_the_likelier_a_token_is_dropped_the_darker_it_is(drawn):

@@ -84,7 +84,7 @@ def test_a_dump_says_that_its_model_was_quantized(run, clone, tiny_model):
     save = "python -m tests.quantized save_attention dataset=data/biography_real.csv"
     run(f"{save} model={tiny_model} save_name=in_8 quant={{load_in_8bit:true}}")
     run(f"{save} model={tiny_model} save_name=whole")
-    done = run("python contrast_attention.py attn_dump_large=whole attn_dump_small=in_8 attn_diff=of_both")
+    done = run("python contrast_attention.py attn_dump_large=whole attn_dump_small=in_8 attn_diff=whole_minus_in_8")
     assert "quant is None and {'load_in_8bit': True}" in done.stdout
 
 

@@ -1,6 +1,6 @@
 """The commands of the README and of docs/ are commands: each composes, and its values pass the rules."""
 
-import importlib
+import importlib.util
 import re
 import shlex
 
@@ -16,7 +16,8 @@ from workflow import readme
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS])
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", WRITTEN, flags=re.DOTALL | re.MULTILINE)
-LINES = "".join(BLOCKS).replace("\\\n", " ").splitlines()
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", WRITTEN, flags=re.DOTALL | re.MULTILINE))
+LINES = "".join(BLOCKS).replace("\\\n", " ").splitlines() + [one for one in INLINE if " " in one]
 SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
 COMMANDS = [line for line in LINES if any(f"{script}.py" in line for script in SCRIPTS)]
 
@@ -43,6 +44,17 @@ def test_a_command_of_the_readme_is_understood(command):
             # What an earlier command makes, or the reader brings, is not here.
             expected = str(problem).startswith(("no such file", "no such folder"))
             assert expected or rule.__qualname__ == model().__qualname__, problem
+
+
+def test_the_other_commands_are_there():
+    targets = {line.removeprefix("make ").split()[0] for line in LINES if line.startswith("make ")}
+    modules = {module for line in LINES for module in re.findall(r"^python -m (\S+)", line)}
+    tables = {table for line in LINES for table in re.findall(r"--configfile (\S+)", line)}
+    assert targets and modules and tables
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{target}:" in makefile for target in targets), targets
+    assert all(importlib.util.find_spec(module) for module in modules), modules
+    assert all((ROOT / table).is_file() for table in tables), tables
 
 
 def test_the_readme_is_short():

@@ -357,16 +357,13 @@ def test_the_committed_results_are_of_the_tables_settings(path):
         check.check_results(config | {"evaluations": evaluations}, results)
 
 
-# With a budget in tokens, and with one in epochs; of paragraphs.
+# With a budget in tokens, and with one in epochs.
+FAST_STUDIES = ("biographies_cpu", "paper_qwen_0.5b")
+STUDIES = sorted(path.parent.name for path in (ROOT / "results").glob("*/runs.json"))
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "biographies_cpu",
-        "paper_qwen_0.5b",
-        pytest.param("biographies_scratch", marks=pytest.mark.slow),
-        pytest.param("paper_paragraphs_smollm2", marks=pytest.mark.slow),
-        pytest.param("paper_squad_smollm2", marks=pytest.mark.slow),
-    ],
+    "name", [pytest.param(name, marks=[] if name in FAST_STUDIES else pytest.mark.slow) for name in STUDIES]
 )
 def test_a_committed_table_is_made_of_its_results(tmp_path, monkeypatch, name):
     monkeypatch.setattr(pictures, "save", lambda figure, path: pictures.pyplot.close(figure))  # slow to draw
@@ -555,7 +552,7 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
     answers = read_study(results).answers[asked]
     renamed = answers.assign(name=answers["name"].str.replace("Patricia", "Patrizia"))
     write_answers(tmp_path / "smoke", read_study(results).answers | {asked: renamed})
-    with pytest.raises(InputError, match="facts/seed-2/paper/2 was asked about other people"):
+    with pytest.raises(InputError, match="facts/seed-2/paper/2 and untrained were asked about different people"):
         summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
 
 
@@ -829,9 +826,9 @@ def test_a_table_has_the_numbers_of_metrics_json(tmp_path):
 
     # Digests of answers serve for all of it.
     trim.trim(folder, tmp_path / "made" / asked, words=False)
-    add(tmp_path / "made", tmp_path / "of_digests")
-    pd.testing.assert_frame_equal(summary.read_scores(tmp_path / "of_digests", asked), found)
-    kept = summary.read_answers(tmp_path / "of_digests", asked)
+    add(tmp_path / "made", tmp_path / "digests")
+    pd.testing.assert_frame_equal(summary.read_scores(tmp_path / "digests", asked), found)
+    kept = summary.read_answers(tmp_path / "digests", asked)
     assert not kept[["answer", "prediction", "chosen"]].isin({"1e3", "NA", *chosen, "half\rof it"}).any(axis=None)
     assert kept["name"].tolist() == [row["name"] for row in rows]
 

@@ -232,6 +232,14 @@ def test_whether_a_hub_answers(monkeypatch):
     assert answers()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_only_a_hub_that_answers_is_asked(monkeypatch, tmp_path, there):
+    monkeypatch.setattr(model_source, "_hub_answers", lambda: there)
+    named = {"pretrained_model_name_or_path": "organisation/name", "local_files_only": not there}
+    assert model_source.source("organisation/name") == named
+    assert model_source.source(str(tmp_path)) == {"pretrained_model_name_or_path": str(tmp_path)}
+
+
 def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
     encoded = encode(make("adds bos"), ["a", "a b c", "c b a"])
     ids = [max(encoded_text.input_ids) for encoded_text in encoded]

@@ -70,7 +70,7 @@ HIDDEN_BY_ROUNDING = {
 
 @torch.inference_mode()
 def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, question: Question) -> None:
-    """Raise InputError where a padded batch that goes on from the cache gives other logits than each text by itself.
+    """Raise InputError where a padded batch that goes on from the cache gives other logits than each text alone.
 
     Not every architecture keeps all that it needs in transformers' cache: Mamba, RWKV and RecurrentGemma do not. Jamba
     loses its state where several tokens follow at once, BART's positions count the padding, RoBERTa's begin at 2.

@@ -9,7 +9,7 @@ A dump `X` is the file `X.pkl`: a pickled dict (`pickle.load` reads it) of plain
                  window and stride (see utils.windows)
     text_sha256  for each text, in the dataset's order: of the text without tags, UTF-8, hexadecimal
     tokens       for each text: how many of its tokens have characters in it
-    values       bytes, all texts' tokens end to end: float32, little-endian
+    values       bytes, all texts' tokens, concatenated: float32, little-endian
     offsets      bytes: int32, little-endian, of each token its characters in its text: start, end (exclusive)
     checksum     sha256, hexadecimal, of all of the above (see `checksum`)
 
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Dump:
-    """In memory all texts' tokens lie end to end, so that numpy treats any number of texts at once.
+    """In memory all texts' tokens are concatenated, so that numpy treats any number of texts at once.
 
     text_sha256: one for each text; bounds: int64 [texts + 1], text i's tokens are those from bounds[i] to
     bounds[i + 1]; values: float32 [all tokens]; offsets: int32 [all tokens, 2]. Of a file, values and offsets are views
@@ -197,7 +197,7 @@ class Unfinished:
             path.unlink(missing_ok=True)
 
     def add(self, text_sha256: list[str], offsets: list[np.ndarray], values: list[np.ndarray]) -> None:
-        """The next texts: their hashes; of each int [n, 2]; of all together, float, end to end."""
+        """The next texts: their hashes; of each int [n, 2]; of all together, float, concatenated."""
         self.text_sha256 += text_sha256
         self.tokens += map(len, offsets)
         for path, arrays, kind in ((self.values, values, "<f4"), (self.offsets, offsets, "<i4")):

@@ -11,7 +11,7 @@ import numpy as np
 from utils import spans
 from utils.attention_dump import Dump
 from utils.errors import InputError, printable
-from utils.tokens import Encoded, end_to_end
+from utils.tokens import Encoded, concatenate
 
 # A model's precision, and that of its weights, change a dump's values little, so such dumps may be contrasted.
 MAY_DIFFER = ("dtype", "quant")
@@ -128,14 +128,14 @@ def project_texts(
     target_offsets: np.ndarray,
     target_bounds: np.ndarray,
 ) -> np.ndarray:
-    """`project` for each of many texts, whose tokens lie end to end (bounds as in a Dump): float32 [target tokens]."""
+    """`project` for each of many texts, their tokens concatenated (bounds as in a Dump): float32 [target tokens]."""
     found = np.empty(len(target_offsets), np.float32)
     for first in range(0, len(bounds) - 1, CHUNK):
         cuts = [side[first : first + CHUNK + 1] for side in (bounds, target_bounds)]
         source_tokens, target_tokens = (slice(cut[0], cut[-1]) for cut in cuts)
         sides = offsets[source_tokens], target_offsets[target_tokens]
         if not np.array_equal(*sides):
-            # The texts are laid end to end as well; no token reaches into another text.
+            # The texts are concatenated as well; no token reaches into another text.
             lengths = np.maximum(*(last_characters(*side) for side in zip(sides, cuts, strict=True)))
             begins = np.cumsum(lengths) - lengths
             sides = tuple(
@@ -196,7 +196,7 @@ def weights_of(weights: Dump | list[np.ndarray], first: int, encoded: list[Encod
     if isinstance(weights, Dump):
         weights.let_go()
         texts = slice(first, first + len(encoded) + 1)
-        return project_texts(*part(weights, texts), *end_to_end(encoded))
+        return project_texts(*part(weights, texts), *concatenate(encoded))
     found = []
     for row, encoded_text in enumerate(encoded, start=first):
         values = weights[row]

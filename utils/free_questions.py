@@ -108,7 +108,7 @@ def ask(
         others = [other for other, about, asking in drawn if about != paragraph and asking != question]
         if len(others) < shots:
             raise InputError(
-                f"shots={shots}: the examples have {len(others)} questions about other paragraphs than that of "
+                f"shots={shots}: the examples have {len(others)} questions about paragraphs other than that of "
                 f"{one.place}"
             )
         examples = [(template.replace("{question}", other.question), other.answers[0]) for other in others[:shots]]

@@ -21,7 +21,7 @@ VALUE_SIZE = 16
 
 
 def block_masks(looks: Rule, counted: torch.Tensor, groups: int, include_self: bool) -> tuple[BlockMask, BlockMask]:
-    """Of the attention, and of the second one, from keys to the queries of a key head's `groups` heads, end to end.
+    """Of the attention, and of the second one, from keys to the queries of a key head's `groups` heads, concatenated.
 
     counted: bool [batch, T], which queries count.
     """

@@ -272,7 +272,7 @@ def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> P
     # head in float32, forced checkpointing) makes 8 bit slower, and fails with several processes.
     try:
         adapted = get_peft_model(model, lora)
-    except Exception as error:  # a value of another type than peft expects can raise nearly anything
+    except Exception as error:  # a value whose type peft does not expect can raise nearly anything
         raise InputError(f"lora: {one_line(error)}") from error
     check_ends(adapted)
     # Of a .gguf file peft would keep the folder alone.
@@ -350,10 +350,10 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
     return adapted
 
 
-def weights_hash(language_model: PreTrainedModel) -> str:
+def weights_hash(model: PreTrainedModel) -> str:
     """A hash of the beginning of each weight: two models that share it are one, wherever they lie."""
     digest = hashlib.sha256()
-    for name, weight in language_model.named_parameters():
+    for name, weight in model.named_parameters():
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         if not weight.is_meta:  # kept elsewhere, and brought in when its layer runs
             digest.update(weight.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())

@@ -107,7 +107,7 @@ def _dtype(code: object, align: object, copy: object) -> Dtype:
 
 def _reconstruct(array_class: object, shape: object, code: object) -> Array:
     if (array_class, shape, code) != (_ndarray, (0,), b"b"):
-        raise Refused("it holds an array of another class than numpy's")
+        raise Refused("it holds an array whose class is not numpy's")
     return Array()  # whose state the pickle then sets
 
 
@@ -130,7 +130,7 @@ def _scalar(dtype: object, data: object) -> Array:
 def _encode(text: object, encoding: object) -> bytes:
     """Protocol 2 has no bytes: they are text there, each character a byte."""
     if type(text) is not str or encoding != "latin1":
-        raise Refused("it encodes text otherwise than pickles of bytes do")
+        raise Refused("it encodes text in a way that no pickle of bytes does")
     return text.encode("latin1")
 
 

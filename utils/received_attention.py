@@ -127,7 +127,7 @@ def softmax_attention(
     scores[..., skipped:] += mask
     weights = torch.softmax(scores, dim=-1)
     grouped_weights = weights.view(*grouped.shape[:2], -1).to(value.dtype)
-    # Values may be of another size than queries and keys (multi-head latent attention).
+    # Values may differ in size from queries and keys (multi-head latent attention).
     output = torch.bmm(grouped_weights, value.flatten(0, 1)).view(batch, heads, queries, -1)
     return output.transpose(1, 2), weights
 

@@ -99,8 +99,8 @@ def read_resumed(record: Path) -> dict:
 
 
 def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
-    """Raise InputError where a run's record says that its checkpoints come of other settings, of other texts or of
-    another number of processes than these. A default that is spelt out is the same setting."""
+    """Raise InputError where a run's record says that its checkpoints were made with other settings, other
+    texts or another number of processes. A default that is spelt out is the same setting."""
     record, made = earlier.record, earlier.made
     if made is None:
         return
@@ -132,9 +132,9 @@ def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
 
 
 def check_weights(earlier: Earlier, weights_sha256: str, model: str) -> None:
-    """Raise InputError where a run's record says that its model had other weights than these of `model`."""
+    """Raise InputError where a run's record says that its model's weights differ from those of `model`."""
     if earlier.made is not None and earlier.made["weights_sha256"] != weights_sha256:
-        raise InputError(f"resume: model={model} has other weights than the run's model had ({earlier.record})")
+        raise InputError(f"resume: the weights of model={model} have changed since the run began ({earlier.record})")
 
 
 def defaults(kind) -> dict:

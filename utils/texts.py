@@ -141,7 +141,7 @@ def check_column(path: str | Path, column: str, names: list[str], called: str = 
 
 
 def check_commas(path: str | Path, column: str, names: list[str]) -> None:
-    """Raise InputError where `column` is in the header, but with another sign than a comma between the columns."""
+    """Raise InputError where `column` is in the header, but a sign other than a comma separates the columns."""
     for sign, called in ((";", "semicolons"), ("\t", "tabs")):
         if column not in names and len(names) == 1 and column in names[0].split(sign):
             raise InputError(f"{path}: its columns are separated by {called}; save it with commas")

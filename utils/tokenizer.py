@@ -57,7 +57,7 @@ def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
 
 
 def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
-    """Raise InputError where the adapter's own tokenizer numbers its tokens otherwise than the base model's."""
+    """Raise InputError where the adapter's own tokenizer numbers its tokens differently from the base model's."""
     if not has_tokenizer(adapter):
         return
     try:
@@ -79,7 +79,7 @@ def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """A hash of what decides how a text is cut: vocabulary, merges, normalizer, pre-tokenizer, added tokens.
+    """A hash of everything that affects tokenization: vocabulary, merges, normalizer, pre-tokenizer, added tokens.
 
     The special tokens that are put around a text (the post-processor) and padding are no part of it: they
     are not in a dump, and a model's base and chat forms often differ in nothing else.

@@ -101,7 +101,7 @@ def with_marks(text: str, offsets: np.ndarray) -> np.ndarray:
     return moved
 
 
-def end_to_end(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
+def concatenate(encoded: list[Encoded]) -> tuple[np.ndarray, np.ndarray]:
     """All texts' offsets, int32 [tokens, 2], and bounds, int64 [texts + 1]: text i has bounds[i] to bounds[i + 1]."""
     bounds = np.cumsum([0, *(len(encoded_text.offsets) for encoded_text in encoded)])
     return np.concatenate([np.zeros((0, 2), np.int32), *(encoded_text.offsets for encoded_text in encoded)]), bounds

@@ -38,7 +38,7 @@ class Beginning(TrainerCallback):
     trained.
     """
 
-    language_model: PreTrainedModel
+    model: PreTrainedModel
     description: str
     broken: list[Path]
     record: Path
@@ -50,7 +50,7 @@ class Beginning(TrainerCallback):
     def on_train_begin(self, *_, **__):
         self.announced = True
         if is_main_process():
-            count = sum(weight.numel() for weight in self.language_model.parameters() if weight.requires_grad)
+            count = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
             # Half of it old and half of it new, one that is saved anew would look whole.
             for left in self.broken:
                 shutil.rmtree(left, ignore_errors=True)
@@ -76,8 +76,8 @@ class Progress(TrainerCallback):
 
 
 class CheckedTrainer(Trainer):
-    """Stops where the loss is no number, which the Trainer would count as 0, to train on with broken weights; and where
-    a checkpoint can't be saved."""
+    """Stops where the loss is not a number, which the Trainer would count as 0, to train on with broken weights; and
+    where a checkpoint can't be saved."""
 
     def training_step(self, model, inputs, *rest, **named):
         loss = super().training_step(model, inputs, *rest, **named)
@@ -101,7 +101,7 @@ class CheckedTrainer(Trainer):
 
 
 def train(
-    language_model: PreTrainedModel,
+    model: PreTrainedModel,
     arguments: TrainingArguments,
     examples: list[dict],
     collator: DataCollator,
@@ -120,7 +120,7 @@ def train(
         )
     try:
         trainer = CheckedTrainer(
-            model=language_model,
+            model=model,
             args=arguments,
             train_dataset=Dataset.from_list(examples),
             data_collator=collator,
@@ -131,7 +131,7 @@ def train(
             trainer.add_callback(PrinterCallback)
             trainer.add_callback(Progress)
         # The Trainer would ask for these only after the training has been announced.
-        trainer.get_optimizer_cls_and_kwargs(arguments, language_model)
+        trainer.get_optimizer_cls_and_kwargs(arguments, model)
         unused = torch.optim.SGD([torch.zeros(1)])
         get_scheduler(arguments.lr_scheduler_type, unused, 0, 1, arguments.lr_scheduler_kwargs)
         return trainer.train(resume_from_checkpoint=checkpoint)

@@ -81,8 +81,8 @@ def padding_collator(tokenizer: "PreTrainedTokenizerFast", rows: int, model: str
     return DataCollatorForSeq2Seq(tokenizer)
 
 
-def packing_collator(language_model: "PreTrainedModel", examples: list[dict]) -> "DataCollatorWithFlattening":
-    """What lays a batch's examples end to end. InputError where the main process finds that the model lets them see
+def packing_collator(model: "PreTrainedModel", examples: list[dict]) -> "DataCollatorWithFlattening":
+    """What concatenates a batch's examples. InputError where the main process finds that the model lets them see
     each other."""
     from transformers import DataCollatorWithFlattening
 
@@ -90,23 +90,21 @@ def packing_collator(language_model: "PreTrainedModel", examples: list[dict]) ->
 
     collator = DataCollatorWithFlattening()
     if is_main_process():
-        check_packing(language_model.eval(), collator, examples[:2])
+        check_packing(model.eval(), collator, examples[:2])
     return collator
 
 
-def check_packing(language_model: "PreTrainedModel", collator, examples: list[dict]) -> None:
-    """Raise InputError where texts laid end to end see each other: not every architecture keeps them apart."""
+def check_packing(model: "PreTrainedModel", collator, examples: list[dict]) -> None:
+    """Raise InputError where concatenated texts see each other: not every architecture keeps them apart."""
     import torch
 
     def logits(some_examples: list[dict]) -> torch.Tensor:
         batch = collator(some_examples)
-        fed = {key: batch[key].to(language_model.device) for key in ("input_ids", "position_ids")}
-        return language_model(**fed, use_cache=False).logits[0].float()
+        fed = {key: batch[key].to(model.device) for key in ("input_ids", "position_ids")}
+        return model(**fed, use_cache=False).logits[0].float()
 
     with torch.inference_mode():
         packed, apart = logits(examples), torch.cat([logits([example]) for example in examples])
     # bfloat16 moves logits by less than a hundredth of their spread, other texts in sight by a tenth and more.
     if (packed - apart).abs().mean() > 0.05 * apart.std():
-        raise InputError(
-            f"packing: a model of type {language_model.config.model_type} mixes the texts; use packing=false"
-        )
+        raise InputError(f"packing: a model of type {model.config.model_type} mixes the texts; use packing=false")

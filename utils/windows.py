@@ -38,8 +38,8 @@ class Window(NamedTuple):
     """places: int64 [t], which of the text's ids it is fed; reads: int64, which of the t its values are wanted of, the
     tokens with characters alone; learns: int64, which of the t are learnt from it.
 
-    Over a text's windows, end to end, `reads` are its tokens with characters, once each and in order; `learns` are all
-    its ids but the first, likewise.
+    Over a text's windows, concatenated, `reads` are its tokens with characters, once each and in order; `learns` are
+    all its ids but the first, likewise.
     """
 
     places: np.ndarray

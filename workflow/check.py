@@ -291,8 +291,8 @@ def check_number(key: str, value: object) -> None:
 
 
 def check_results(config: dict, results: Path, made: Path | None = None) -> None:
-    """Raise InputError where results are there, or in `made` not added yet, that other settings than the table's have
-    made."""
+    """Raise InputError where results are there, or in `made` not added yet, that were made with settings different from
+    the table's."""
     other: dict[str, set[str]] = {}
     found_records = read_study(results).records | (read_made(made) if made else {})
     shown = results / "keep_probabilities.json"

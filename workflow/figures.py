@@ -2,7 +2,7 @@
 often the name is among the first three.
 
 Figure 1: exact match and F1 after training on the plain texts (the arm `none`) against the field's distance from the
-name, a line a model: the words between the name's last and the field's first, parted by white space, so that it is the
+name, a line a model: the words between the name's last and the field's first, split at white space, so that it is the
 same for every tokenizer; a mean over the people. Of a table in epochs it is the checkpoint chosen on the people who are
 not reported, and the reported people's scores. The paper's lines are its Table 1; how far its fields lie from the
 name is not said, so they stand at the distances of our texts, whose fields come in the same order.

@@ -1,6 +1,7 @@
 """A table's pictures: scores by arm, learning curves, one text under each arm's keep-probabilities."""
 
 import itertools
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,14 +34,25 @@ def save(figure, path: Path) -> None:
     pyplot.close(figure)
 
 
+def grid(count: int, columns: int, **options) -> tuple:
+    """A figure and its panels, so many to a row."""
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    options |= {"squeeze": False, "layout": "constrained"}
+    figure, panels = pyplot.subplots(rows, columns, figsize=(5 * columns, 4 * rows), **options)
+    for panel in panels.flat[count:]:
+        panel.remove()
+    return figure, panels.flat[:count]
+
+
 def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
-    """Each arm's mean with its interval: a panel for each evaluation (and way of choosing) and each of the table's
-    measures."""
+    """Each arm's mean with its interval: a row of panels for each evaluation (and way of choosing), a panel for each of
+    the table's measures."""
     found = set(zip(table["evaluation"], table["measure"], strict=True))
     pairs = itertools.product(table["evaluation"].unique(), config["measures"])
     pairs = [pair for pair in pairs if pair in found]
-    figure, panels = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 4), squeeze=False, sharey=True)
-    for panel, (evaluation, measure) in zip(panels[0], pairs, strict=True):
+    figure, panels = grid(len(pairs), len(config["measures"]), sharey=True)
+    for panel, (evaluation, measure) in zip(panels, pairs, strict=True):
         shown = table[(table["evaluation"] == evaluation) & (table["measure"] == measure)]
         shown = shown[shown["arm"].isin(config["arms"])].iloc[::-1]
         spread = np.abs(shown[["low", "high"]].to_numpy().T - shown["mean"].to_numpy())
@@ -52,17 +64,19 @@ def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
 
 
 def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Chosen, path: Path) -> None:
-    """By share of the budget, means over the seeds: the table's measures (of all who were asked about), and the
-    training loss; at the learning rates that the first way of choosing has, as `runs` are."""
+    """By share of the budget, means over the seeds: the table's measures (of all who were asked about; left out where
+    one checkpoint makes no curve), and the training loss; at the learning rates that the first way of choosing has, as
+    `runs` are."""
     rates = {arm: rate for arm, (rate, _) in next(iter(chosen.values())).items()}
-    pairs, records = measured(config, results), read_study(results).records
+    pairs = measured(config, results) if config["checkpoints"] > 1 else []
+    records = read_study(results).records
 
     def average(asked: str, measure: str) -> float:
         return records[f"{asked}/metrics.json"]["average"][measure]
 
-    figure, panels = pyplot.subplots(1, len(pairs) + 1, figsize=(5 * (len(pairs) + 1), 4), squeeze=False)
+    figure, panels = grid(len(pairs) + 1, len(config["measures"]))
     parts = range(1, config["checkpoints"] + 1)
-    for panel, (evaluation, measure) in zip(panels[0], pairs, strict=False):
+    for panel, (evaluation, measure) in zip(panels, pairs, strict=False):
         for arm in runs:
             seed_scores = [
                 [average(asked_at(run_of(arm, seed, rates[arm]), evaluation, part), measure) for part in parts]
@@ -76,11 +90,11 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
         count = min(len(run["loss"]) for run in arm_runs)
         losses = np.array([run["loss"][:count] for run in arm_runs]).reshape(len(arm_runs), count, 2)
         line = line_of(arm, runs) | {"marker": ""}
-        panels[0][-1].plot(losses[0, :, 0] / arm_runs[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
-    panels[0][-1].set_title("training loss")
+        panels[-1].plot(losses[0, :, 0] / arm_runs[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
+    panels[-1].set_title("training loss")
     # Losses leave room for it, and the other panels' lines have marks.
-    panels[0][-1].legend(*panels[0][0].get_legend_handles_labels(), fontsize="small")
-    for panel in panels[0]:
+    panels[-1].legend(*panels[0].get_legend_handles_labels(), fontsize="small")
+    for panel in panels:
         panel.set_xlabel(f"share of the budget of {'epochs' if config.get('epochs') else 'tokens'}")
         panel.set_xlim(0, 1.03)
     save(figure, path)

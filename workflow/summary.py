@@ -45,7 +45,7 @@ def collect(config: dict, results: Path, chosen: Chosen) -> pd.DataFrame:
                 if not seed_scores[-1].index.equals(untrained.index):
                     about = asked_about(config, evaluation)
                     raise InputError(
-                        f"{results}: {folder} was asked about other {about} than untrained; to redo it: "
+                        f"{results}: {folder} and untrained were asked about different {about}; to redo it: "
                         f"python -m workflow.results forget {results.name} {folder}"
                     )
             scores[arm] = {measure: np.stack([one[measure] for one in seed_scores]) for measure in MEASURES}

@@ -19,7 +19,7 @@ def keep_probabilities(config: dict, folder: str) -> dict:
     plain, _ = next(biography.read(config["dataset"]))
     tokenizer = load_tokenizer(config["trained"])
     encoded = tokens.encode(tokenizer, [plain], "tokenizer")
-    offsets, bounds = tokens.end_to_end(encoded)
+    offsets, bounds = tokens.concatenate(encoded)
     codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
     stays = dropout.always_stay(codes, offsets) | encoded[0].special
     arms = {}
