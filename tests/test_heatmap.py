@@ -117,6 +117,11 @@ def test_a_letter_and_its_mark_are_one_piece_with_the_mean_of_their_tokens():
     assert page.texts == [
         [("e\u0301", "s5", "1, 0 · rank 0, 2"), ("t", "s5", "0.5 · rank 1"), ("x", "s0", "0 · rank 3")]
     ]
+    # A joiner ties the characters on both of its sides, and no others.
+    page = Read(
+        heatmap.page("t", "", [shaded("a👩\u200d👧b", [(place, place + 1) for place in range(5)])], Scale(5.0, False))
+    )
+    assert [piece for piece, *_ in page.texts[0]] == ["a", "👩\u200d👧", "b"]
 
 
 def test_signs_show_white_space_and_are_no_part_of_the_text():
@@ -249,6 +254,29 @@ def test_a_picture_has_the_shades_of_its_tokens(tmp_path, monkeypatch):
     for level, there in ((LEVELS, True), (-7, True), (5, False)):
         near = np.abs(text - np.array(heatmap.colour(level, "light"))).max(axis=2) < 1 / 128
         assert (near.sum() > 500) == there
+
+
+def test_a_picture_is_written_piece_by_piece_in_ink_that_is_readable(tmp_path, monkeypatch):
+    figures = []
+
+    def saved(figure, path, **_):
+        figures.append(figure)
+        Path(path).touch()
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
+    one = shaded("abc $x^2$ 中.", [(0, 3), (3, 4), (4, 9)], [1.0, 0.0, -0.7])
+    heatmap.write(str(tmp_path / "picture.png"), "a - b", [one], 1, two_sided=True, end=1.0)
+    (panel,) = figures[0].axes
+    assert not any(written.get_parse_math() for written in panel.texts)
+    pieces = [(0, "abc", LEVELS), (3, "␣", 0), (4, "$x^2$", -7), (9, " 中.", 0)]
+    expected = [(column, piece, heatmap.ink(heatmap.colour(level, "light"))) for column, piece, level in pieces]
+    first_line = [written for written in panel.texts if written.get_position()[1] == 4]
+    assert [(one.get_position()[0], one.get_text(), one.get_color()) for one in first_line] == expected
+    boxes = [patch for patch in panel.patches if patch.get_y() < 4 < patch.get_y() + patch.get_height()]
+    # Tokens alone have a box.
+    assert [(box.get_x(), box.get_width()) for box in boxes] == [(0, 3), (3, 1), (4, 5)]
+    shades = [(*heatmap.colour(level, "light"), 1.0) for _, _, level in pieces[:3]]
+    assert [box.get_facecolor() for box in boxes] == [pytest.approx(shade) for shade in shades]
 
 
 def test_what_a_picture_lacks_is_said_before_the_work(tmp_path, monkeypatch):
