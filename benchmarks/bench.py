@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import contrast, dropout, evaluation, extraction, scripts, training
 from benchmarks.timing import ROOT, fastest_dtype, product_rates, row
-from utils.script import use_huge_pages
+from utils.runtime import use_huge_pages
 
 
 def main() -> None:

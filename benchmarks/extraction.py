@@ -20,7 +20,7 @@ from benchmarks.timing import ROOT, alternate, biographies, compare, environment
 from utils import received_attention, tokens
 from utils.models import load_model
 from utils.padding import batches, padded
-from utils.script import use_huge_pages
+from utils.runtime import use_huge_pages
 from utils.tokenizer import load_tokenizer
 
 

@@ -22,7 +22,8 @@ import save_attention
 from utils import attention_dump, rules, script
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError, is_out_of_memory
-from utils.script import CONFIG_FOLDER, check, collect_garbage_rarely, use_huge_pages
+from utils.runtime import collect_garbage_rarely, use_huge_pages
+from utils.script import CONFIG_FOLDER, check
 
 SCRIPTS = ["save_attention", "contrast_attention", "data_augmentation", "train", "evaluate"]
 
