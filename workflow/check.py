@@ -11,10 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_augmentation import check_guidance
 from evaluate import RULES, questions_of, settle
-from utils import biography
+from utils import biography, rules
 from utils.arguments import check_arguments
 from utils.errors import InputError, unknown_key
-from utils.rules import integer, seed, text
 from utils.script import CONFIG_FOLDER, check, check_value
 from workflow.results import read_made, read_record, read_study
 from workflow.table import (
@@ -107,17 +106,17 @@ def check_table(config: dict) -> None:
         if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
     if config.get("made_by") is not None:
-        check_value("made_by", config["made_by"], text())
+        check_value("made_by", config["made_by"], rules.text())
     missing = not_made(config)
     if missing:
         raise InputError(f"{missing[0]}: no such file; make it by: {config['made_by']}")
-    check_value("checkpoints", config["checkpoints"], integer(1))
+    check_value("checkpoints", config["checkpoints"], rules.integer(1))
     if config["target"] not in ("small", "large"):
         raise InputError(f"target={config['target']}: must be one of: small, large")
     if len(config["seeds"]) < 2:
         raise InputError(f"seeds={config['seeds']}: give at least two seeds")
     for one in config["seeds"]:
-        check_value("seeds", one, seed())
+        check_value("seeds", one, rules.seed())
         if config["seeds"].count(one) > 1:
             raise InputError(f"seeds={config['seeds']}: duplicate seed {one}")
     for measure in config["measures"]:
@@ -209,7 +208,7 @@ def check_budget(config: dict) -> None:
     if tokens and epochs:
         raise InputError(f"{epochs[0]}: leave it out, or tokens; a table's budget is in tokens or in epochs")
     if tokens:
-        check_value("tokens", config["tokens"], integer(1))
+        check_value("tokens", config["tokens"], rules.integer(1))
         for arm, options in config["arms"].items():
             if "epochs" in (options or {}):
                 raise InputError(f"arms.{arm}.epochs: leave it out; the table's budget is in tokens")
@@ -219,7 +218,7 @@ def check_budget(config: dict) -> None:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
     arms_epochs = {f"arms.{arm}.epochs": epochs_of(config, arm) for arm in config["arms"]}
     for key, epochs in ({"epochs": config["epochs"]} | arms_epochs).items():
-        check_value(key, epochs, integer(1))
+        check_value(key, epochs, rules.integer(1))
         if epochs % config["checkpoints"]:
             raise InputError(
                 f"checkpoints={config['checkpoints']}: must divide {key}={epochs}, so that each ends an epoch"
@@ -236,7 +235,7 @@ def check_budget(config: dict) -> None:
     for arm in config["arms"]:
         if "trainer.learning_rate" in training_of(config, arm):
             raise InputError("trainer.learning_rate: leave it out; the table's learning_rates decide it")
-    check_value("reported", config["reported"], integer(1))
+    check_value("reported", config["reported"], rules.integer(1))
     if config["reported"] == 1:
         raise InputError("reported=1: give at least two")
     for evaluation in config["evaluations"]:
@@ -258,18 +257,18 @@ def defaults_of(script: str) -> dict:
 
 def check_keys(section: str, script: str, keys: dict) -> None:
     """Raise InputError at the first key that the script would refuse, now and not when its turn comes."""
-    rules, listed = importlib.import_module(script).RULES, defaults_of(script)
+    declared, listed = importlib.import_module(script).RULES, defaults_of(script)
     for key, value in keys.items():
         name, *argument = key.split(".")
-        if name not in rules:
-            raise InputError(f"{section}: {unknown_key(name, rules)}")
+        if name not in declared:
+            raise InputError(f"{section}: {unknown_key(name, declared)}")
         if key in SET_BY_RULES[script]:
             raise InputError(f"{section}.{key}: leave it out; the table's other keys decide it")
         if isinstance(value, dict):
             inner = next(iter(value), "...")
             raise InputError(f"{section}.{key}: as on a command line, each with its dot: {key}.{inner}: ...")
         if not argument:
-            check_value(f"{section}.{key}", value, rules[name])
+            check_value(f"{section}.{key}", value, declared[name])
         elif name in ARGUMENTS and argument[0] in listed[name]:
             if is_number(listed[name][argument[0]]):
                 check_number(f"{section}.{key}", value)
