@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from tests import tiny
 from utils import adapters, answers
 from utils.errors import InputError
-from utils.models import load_checkpoints, load_model, merged
+from utils.models import load_checkpoints, load_model, merged, trainable
 from utils.received_attention import ReceivedAttention
 from utils.tokenizer import load_tokenizer
 
@@ -197,6 +197,14 @@ def test_attention_is_read_with_the_adapter(kind, tiny_model, tmp_path):
     # The same weights, as one product or two: sums of float32.
     np.testing.assert_allclose(adapted, whole, rtol=1e-4, atol=1e-7)
     assert np.abs(adapted - plain).max() > 1e-3
+
+
+def test_an_adapters_modules_are_saved_in_one_order(tiny_model):
+    """peft keeps them in a set, which each process puts in an order of its own."""
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["v_proj", "q_proj", "up_proj", "down_proj", "o_proj"])
+    adapted = trainable(load_model(str(tiny_model)), lora, "base")
+    saved = adapted.peft_config["default"].to_dict()["target_modules"]
+    assert saved == ["down_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 def test_adapters_of_one_configuration_share_their_base_model(tiny_model, tmp_path, monkeypatch):
