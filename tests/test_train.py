@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shutil
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 import train
 from tests import tiny
 from tests.test_windows import places_of_windows, slow_choice
-from utils import answers, artifacts, resume
+from utils import answers, arguments, artifacts, resume
 from utils.errors import InputError
 from utils.models import load_model
 from utils.script import CONFIG_FOLDER
@@ -597,6 +598,12 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
         for one in (model, load_model(checkpoint))
     )
     assert from_file == pytest.approx(from_memory, abs=1e-5)
+
+
+@pytest.mark.parametrize("hint", [list[str] | str | None, None | str | list[str], str | list[str] | None])
+def test_an_annotation_is_described_in_one_order(hint):
+    assert arguments.described(hint) == "a name or a list or null"
+    assert arguments.described(Literal["a", "b"] | hint) == "one of a, b or a list or null"
 
 
 @pytest.mark.parametrize(

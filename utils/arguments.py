@@ -160,4 +160,6 @@ def described(hint) -> str:
         values = values_of(kind)
         known = WORDS.get(typing.get_origin(kind) or kind, "keys and values")
         words.append(f"one of {', '.join(map(str, values))}" if values else known)
-    return " or ".join(dict.fromkeys(words))
+    # Of annotations that are equal, typing keeps the order of the one that it met first.
+    places = list(WORDS.values())
+    return " or ".join(sorted(dict.fromkeys(words), key=lambda word: places.index(word) if word in places else -1))
