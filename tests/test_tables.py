@@ -268,7 +268,7 @@ FREE = {"questions": "data/example_questions.csv"}
             {"group": "title"},
             r"evaluations.few_shot: group=title: data/example_questions.csv: row 1 has no such column",
         ),
-        ({"shots": 14}, r"evaluations.few_shot: shots=14: the examples have 13 questions about other paragraphs"),
+        ({"shots": 14}, r"evaluations.few_shot: shots=14: the examples have 13 questions about paragraphs other"),
         ({"template": "Answer:"}, r"evaluations.few_shot: template must hold {question}"),
         ({"people": 3}, r"evaluations.few_shot: people: leave it out; questions=..."),
         ({"questions": None}, r"evaluations.few_shot: group: leave it out, or give questions=..."),
