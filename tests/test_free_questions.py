@@ -216,14 +216,14 @@ def test_neither_case_nor_white_space_nor_unicode_makes_another_question_or_para
     found = read(saved(tmp_path, "q.jsonl", rows))
     asked = {seed: ask(found, found, "{question}", 1, seed)[0].prompt for seed in range(20)}
     assert set(asked.values()) == {"Where? Osk\n\nWho built Zoë's ferry?"}
-    with pytest.raises(InputError, match="shots=2: the examples have 1 questions about other paragraphs than that of"):
+    with pytest.raises(InputError, match="shots=2: the examples have 1 questions about paragraphs other than that of"):
         ask(found, found, "{question}", 2, 1)
 
 
 def test_too_few_other_paragraphs_for_the_shots(tmp_path):
     found = read(saved(tmp_path, "q.jsonl", lines(6)))
     assert len(ask(found, found, TEMPLATE, 4, 1)) == 6
-    with pytest.raises(InputError, match=r"shots=5: the examples have 4 questions about other paragraphs than that"):
+    with pytest.raises(InputError, match=r"shots=5: the examples have 4 questions about paragraphs other than that"):
         ask(found, found, TEMPLATE, 5, 1)
 
 
