@@ -600,6 +600,15 @@ def test_training_goes_on_from_an_adapter_as_it_is_read_back(run, monkeypatch):
     assert from_file == pytest.approx(from_memory, abs=1e-5)
 
 
+def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
+    tokenizer = tiny.tokenizer()
+    low, high = sorted(["The city is Odense.", "Ada was born."], key=lambda text: max(tokenizer(text)["input_ids"]))
+    rows = max(tokenizer(low)["input_ids"]) + 1
+    with pytest.raises(InputError, match="^data.csv: row 2: .* the id"):
+        training_examples(tokenizer, [low, high], 64, None, True, rows, "data.csv")
+    assert len(training_examples(tokenizer, [low, low], 64, None, True, rows, "data.csv")[0]) == 2
+
+
 @pytest.mark.parametrize("hint", [list[str] | str | None, None | str | list[str], str | list[str] | None])
 def test_an_annotation_is_described_in_one_order(hint):
     assert arguments.described(hint) == "a name or a list or null"
