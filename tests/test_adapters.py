@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from tests import tiny
 from utils import adapters, answers
 from utils.errors import InputError
+from utils.model_source import load_config
 from utils.models import load_checkpoints, load_model, merged, trainable
 from utils.received_attention import ReceivedAttention
 from utils.tokenizer import load_tokenizer
@@ -197,6 +198,24 @@ def test_attention_is_read_with_the_adapter(kind, tiny_model, tmp_path):
     # The same weights, as one product or two: sums of float32.
     np.testing.assert_allclose(adapted, whole, rtol=1e-4, atol=1e-7)
     assert np.abs(adapted - plain).max() > 1e-3
+
+
+def test_an_adapters_configuration_is_its_base_models(tiny_model, tmp_path):
+    def adapter_on(base: str | None) -> str:
+        folder = tmp_path / str(base).replace("/", "-")
+        folder.mkdir()
+        config = {"peft_type": "LORA", "base_model_name_or_path": base}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return str(folder)
+
+    assert load_config(adapter_on(str(tiny_model))).to_dict() == load_config(str(tiny_model)).to_dict()
+    lost = adapter_on("organisation/lost")
+    with pytest.raises(InputError, match=f"^the base model of the adapter {lost}: .*model=organisation/lost"):
+        load_config(lost)
+    with pytest.raises(InputError, match="^model=organisation/lost"):
+        load_config("organisation/lost")
+    with pytest.raises(InputError, match="names no base model"):
+        load_config(adapter_on(None))
 
 
 def test_an_adapters_modules_are_saved_in_one_order(tiny_model):
