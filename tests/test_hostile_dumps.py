@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.test_attention_dump import Calls, content, save, small_dump
-from utils import attention_dump
+from utils import attention_dump, plain_pickle
 from utils.attention_dump import checksum, read, read_dump, write
 from utils.errors import InputError
 from utils.plain_pickle import Refused
@@ -490,7 +490,7 @@ def test_what_would_run_does_run_where_it_is_unpickled(tmp_path):
 BOUNDED = """
 import resource, sys, time
 from pathlib import Path
-from utils import attention_dump
+from utils import attention_dump, plain_pickle
 from utils.errors import InputError
 
 def memory():
@@ -596,6 +596,33 @@ def test_random_changes_are_refused_or_read_as_python_reads_them():
 
 
 # What is read
+
+
+def sized(operation: bytes, width: int, data: bytes) -> bytes:
+    return operation + len(data).to_bytes(width, "little") + data
+
+
+# An operation with its argument, and small pickles around those that need more.
+TEXTS = [sized(operation, width, "é\n".encode()) for operation, width in ((b"\x8c", 1), (b"X", 4), (b"\x8d", 8))]
+BINARIES = [
+    sized(operation, width, b"\xff\0") for operation, width in ((b"C", 1), (b"B", 4), (b"\x8e", 8), (b"\x96", 8))
+]
+NUMBERS = [sized(b"\x8a", 1, data) for data in (b"", b"\xff", b"\0\1\2\3\4\5\6\7\x80")]
+NUMBERS += [b"K\xff", b"M\xff\xfe", b"J\xff\xff\xff\xfe", b"G" + struct.pack(">d", -0.1)]
+TUPLES = [b")", b"K\1\x85", b"K\1K\2\x86", b"K\1K\2K\3\x87", b"(K\1K\2t"]
+COLLECTIONS = [b"](K\1K\2e", b"]K\1a", b"}" + TEXTS[0] + b"K\2s", b"}(" + TEXTS[0] + b"K\2u"]
+MEMORIES = [b"K\7q\0h\0\x86", b"K\7r\0\0\0\0j\0\0\0\0\x86", b"K\7\x94h\0\x86"]
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [*TEXTS, *BINARIES, *NUMBERS, *TUPLES, *COLLECTIONS, *MEMORIES, b"N", b"\x88", b"\x89"],
+    ids=repr,
+)
+def test_each_operation_reads_what_pythons_unpickler_reads(operations):
+    data = b"\x80\5" + operations + b"."
+    found, expected = plain_pickle.loads(data, {}), pickle.loads(data)
+    assert found == expected and (type(found) is type(expected) or type(expected) is bytearray)
 
 
 def test_a_dump_of_version_1_is_read_as_it_was(tmp_path):
