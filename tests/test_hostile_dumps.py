@@ -490,7 +490,7 @@ def test_what_would_run_does_run_where_it_is_unpickled(tmp_path):
 BOUNDED = """
 import resource, sys, time
 from pathlib import Path
-from utils import attention_dump, plain_pickle
+from utils import attention_dump
 from utils.errors import InputError
 
 def memory():

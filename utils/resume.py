@@ -134,7 +134,7 @@ def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
 def check_weights(earlier: Earlier, weights_sha256: str, model: str) -> None:
     """Raise InputError where a run's record says that its model's weights differ from those of `model`."""
     if earlier.made is not None and earlier.made["weights_sha256"] != weights_sha256:
-        raise InputError(f"resume: the weights of model={model} have changed since the run began ({earlier.record})")
+        raise InputError(f"resume: the weights of model={model} are not those of the run's start ({earlier.record})")
 
 
 def defaults(kind) -> dict:

@@ -34,20 +34,20 @@ def save(figure, path: Path) -> None:
     pyplot.close(figure)
 
 
-def grid(count: int, columns: int, **options) -> tuple:
-    """A figure and its panels, so many to a row."""
-    columns = min(count, columns)
+def grid(count: int, most: int, sharey: bool = False) -> tuple:
+    """A figure and its `count` panels, at most `most` in a row."""
+    columns = min(count, most)
     rows = math.ceil(count / columns)
-    options |= {"squeeze": False, "layout": "constrained"}
-    figure, panels = pyplot.subplots(rows, columns, figsize=(5 * columns, 4 * rows), **options)
+    size = 5 * columns, 4 * rows
+    figure, panels = pyplot.subplots(rows, columns, figsize=size, sharey=sharey, squeeze=False, layout="constrained")
     for panel in panels.flat[count:]:
         panel.remove()
     return figure, panels.flat[:count]
 
 
 def scores(table: pd.DataFrame, config: dict, path: Path) -> None:
-    """Each arm's mean with its interval: a row of panels for each evaluation (and way of choosing), a panel for each of
-    the table's measures."""
+    """Each arm's mean with its interval: a panel for each evaluation (and way of choosing) and each of the table's
+    measures, in rows of as many as there are measures."""
     found = set(zip(table["evaluation"], table["measure"], strict=True))
     pairs = itertools.product(table["evaluation"].unique(), config["measures"])
     pairs = [pair for pair in pairs if pair in found]
