@@ -7,6 +7,7 @@ import json
 import os
 import re
 import statistics
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,25 @@ def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, mon
         np.testing.assert_allclose(fused, checked, rtol=1e-4, atol=1e-8)
         # In bfloat16 the blocks' scores are rounded to a 256th.
         assert np.abs(fused - blocks).mean() <= (0.02 if dtype == torch.bfloat16 else 1e-4) * blocks.mean()
+
+
+def test_no_layer_waits_for_the_gpu():
+    """Launching kernels runs ahead of them; a layer that reads a tensor's value stops it."""
+    if not GPU:
+        pytest.skip("a processor has nothing to wait for")
+    waits = []
+    for layers in (2, 6):
+        receive = ReceivedAttention(tiny.model("llama", num_hidden_layers=layers).to(DEVICE))
+        receive.texts(random_texts([40, 33]))  # the first pass checks each layer
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                receive.texts(random_texts([40, 33]))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(warning.message) for warning in caught))
+    assert 0 < waits[0] == waits[1]
 
 
 @pytest.mark.parametrize("elsewhere", ["cpu", "disk"])

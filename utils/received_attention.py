@@ -185,7 +185,8 @@ class ReceivedAttention:
         self.real = real = attention_mask.bool()
         # Queries of padding attend to something as well; they are nobody's followers.
         self.queries = real if queries is None else queries & real
-        self.all_count = self.queries.all()
+        # Read once: a layer that looked at a GPU's tensor would wait for all that the GPU has yet to do.
+        self.all_count = bool(self.queries.all())
         self.total = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         self.maps = self.calls = 0
         try:
