@@ -63,9 +63,9 @@ test-browser: .venv/installed
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos
 
-# What only a GPU shows, right or wrong and how fast: some 8 minutes and 41 GB of its memory (benchmarks/README.md).
+# What only a GPU shows, right or wrong and how fast: some 8 minutes and 44 GB of its memory (benchmarks/README.md).
 gpu: gpu-requirements
-	.venv/bin/python -m pytest -m gpu --numprocesses 4 tests/test_gpu.py
+	.venv/bin/python -m pytest -m gpu --numprocesses 8 --dist worksteal tests/test_gpu.py
 	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.

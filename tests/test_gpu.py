@@ -82,7 +82,8 @@ def test_no_layer_waits_for_the_gpu():
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         waits.append(sum("synchronizing" in str(warning.message) for warning in caught))
-    assert 0 < waits[0] == waits[1]
+    # The first model also waits for what is set up once.
+    assert 0 < waits[1] <= waits[0]
 
 
 @pytest.mark.parametrize("elsewhere", ["cpu", "disk"])
