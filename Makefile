@@ -65,7 +65,7 @@ chaos: .venv/installed
 
 # What only a GPU shows, right or wrong and how fast: some 8 minutes and 44 GB of its memory (benchmarks/README.md).
 gpu: gpu-requirements
-	.venv/bin/python -m pytest -m gpu --numprocesses 8 --dist worksteal tests/test_gpu.py
+	.venv/bin/python -m pytest -m gpu -rs --numprocesses 8 --dist worksteal tests/test_gpu.py
 	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.

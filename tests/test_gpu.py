@@ -66,10 +66,9 @@ def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, mon
         assert np.abs(fused - blocks).mean() <= (0.02 if dtype == torch.bfloat16 else 1e-4) * blocks.mean()
 
 
+@pytest.mark.skipif(not GPU, reason="a processor has nothing to wait for")
 def test_no_layer_waits_for_the_gpu():
     """Launching kernels runs ahead of them; a layer that reads a tensor's value stops it."""
-    if not GPU:
-        pytest.skip("a processor has nothing to wait for")
     waits = []
     for layers in (2, 6):
         receive = ReceivedAttention(tiny.model("llama", num_hidden_layers=layers).to(DEVICE))
