@@ -22,7 +22,7 @@ def keep(tmp_path):
 
 def test_what_was_kept_is_read_again(keep, tmp_path, capsys):
     assert Kept(tmp_path, {"seed": 1}).read(resume=True) == LINES
-    assert capsys.readouterr().out == "resume: continuing from what an earlier run kept\n"
+    assert capsys.readouterr().out == "resume: continuing; batches kept by an earlier run: 3\n"
 
 
 def test_where_nothing_was_kept_nothing_is_said(tmp_path, capsys):

@@ -39,7 +39,7 @@ class Kept:
                     if line[:64] == self._checksum(line[65:]):
                         found.append(json.loads(line[65:]))
         if found:
-            print("resume: continuing from what an earlier run kept")
+            print(f"resume: continuing; batches kept by an earlier run: {len(found)}")
         elif lines:
             print("resume: what was kept has different settings, texts, weights or versions; starting over")
         return found
