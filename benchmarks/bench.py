@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+# Both ways run on the processor, on a machine with a GPU as well; that one has gpu.py.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
 
 from benchmarks import contrast, dropout, evaluation, extraction, scripts, training

@@ -8,6 +8,7 @@ Each figure goes to FIGURES.json as it comes, so that a run that is cut off leav
 
 import argparse
 import functools
+import gc
 import re
 import statistics
 import subprocess
@@ -47,6 +48,7 @@ TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 # Texts: how many tokens each, and how many of them.
 TEXTS = ((57, 35), (1024, 2), (4096, 1), (32768, 1))
+# All layers' maps of 4,096 tokens would take 34 GB, and again as much to sum them.
 LONGEST_PLAIN = 1024
 
 BATCH, BATCH_LENGTH = 8, 60
@@ -112,6 +114,7 @@ def seconds(what: Callable[[], object], repeats: int = 3, warm: int = 2) -> floa
 def peak_gigabytes(what: Callable[[], object]) -> float:
     """Above what lies on the card already; 0 without a card."""
     if not GPU:
+        what()
         return 0.0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -165,14 +168,18 @@ def extraction(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> N
     ours = seconds(lambda: receive.texts(texts), **turns)
     figures.note(f"{what}: memory above the weights", peak_gigabytes(lambda: receive.texts(texts)), "GB")
     model.set_attn_implementation("sdpa")
-    body = seconds(lambda: model.model(input_ids=ids, use_cache=False))
+    run_body = functools.partial(model.model, input_ids=ids, use_cache=False)
+    body = seconds(run_body)
     figures.note(what, count * length / ours, "tokens/s")
     fused = f"{sum(receive.is_fused.values())} layers fused"
     figures.note(f"{what}: speed beside the bare body's, {fused}", body / ours, "times")
+    figures.note(f"{what}: the bare body's memory above the weights", peak_gigabytes(run_body), "GB")
     if length <= LONGEST_PLAIN:
         model.set_attn_implementation("eager")
-        plain = seconds(lambda: all_maps(model, ids), repeats=1, warm=1)
+        read_maps = functools.partial(all_maps, model, ids)
+        plain = seconds(read_maps, repeats=1, warm=1)
         figures.note(f"{what}: speed beside all layers' maps, a text at a time", plain / ours, "times")
+        figures.note(f"{what}: all maps' memory above the weights", peak_gigabytes(read_maps), "GB")
 
 
 def all_maps(model: PreTrainedModel, ids: torch.Tensor) -> None:
@@ -330,7 +337,8 @@ def main() -> None:
         tiny.tokenizer(vocabulary=6000).save_pretrained(folder)
         with quiet_transformers():
             model.save_pretrained(folder)
-        del model  # the scripts' models need its place
+        del model  # the scripts' models need its place, and their memory is measured
+        gc.collect()
         if GPU:
             torch.cuda.empty_cache()
         figures.part(evaluation, folder, "people=2 shots=1" if given.tiny else "")

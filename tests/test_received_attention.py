@@ -1,5 +1,8 @@
 """Received attention against the slow definition: eager attention, all layers' maps, a loop over tokens."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +58,33 @@ def test_agrees_with_the_slow_definition_in_padded_batches(architecture, include
         for fast, defined in zip(received, expected, strict=True):
             assert fast.dtype == np.float32
             np.testing.assert_allclose(fast, defined, rtol=RELATIVE, atol=1e-9)
+
+
+def test_two_models_are_read_in_turn():
+    texts = random_texts([20, 9])
+    models = tiny.model("llama"), tiny.model("gpt2")
+    expected = [ReceivedAttention(model).texts(texts) for model in models]
+    both = [ReceivedAttention(model) for model in models]
+    for _ in range(2):
+        for receive, of_model in zip(both, expected, strict=True):
+            for found, alone in zip(receive.texts(texts), of_model, strict=True):
+                np.testing.assert_array_equal(found, alone)
+
+
+def test_a_model_that_was_read_leaves_the_memory():
+    model = tiny.model("llama")
+    ReceivedAttention(model).texts(random_texts([20]))
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_model_that_was_read_says_that_it_needs_another_way_to_attend():
+    model = tiny.model("llama")
+    ReceivedAttention(model).texts(random_texts([20]))
+    with pytest.raises(RuntimeError, match="set_attn_implementation gives it another"):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
 
 
 def test_texts_without_tokens_receive_nothing():

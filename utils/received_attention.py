@@ -27,6 +27,7 @@ from utils.fused_attention import Rule, block_masks, fused_attention
 from utils.padding import padded
 
 NAME = "received_attention"
+"""Of this way to attend, as transformers knows it; it serves while a `ReceivedAttention` reads."""
 
 BLOCK_ELEMENTS = {"cpu": 3 * 2**19, "cuda": 2**24}
 """Attention weights held at once: batch * heads * queries of the block * keys. On a CPU they stay in its cache."""
@@ -145,6 +146,14 @@ def own_attention(
     return eager(module, query, key, value, mask, dropout=0.0, **kwargs)
 
 
+def nobody_reads(*arguments, **options):
+    raise RuntimeError("this model's attention was read; set_attn_implementation gives it another way to attend")
+
+
+AttentionInterface.register(NAME, nobody_reads)
+AttentionMaskInterface.register(NAME, BlockMask)
+
+
 class LastLayerRead(Exception):
     """Ends a pass through the model: nothing after the last layer's attention weights matters here."""
 
@@ -165,8 +174,6 @@ class ReceivedAttention:
         self.needed = None if layers is None else max(layers) + 1
         self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
         self.is_fused: dict[torch.nn.Module, bool] = {}  # of which layers `fused_attention` gives the sums
-        AttentionInterface.register(NAME, self._attend)
-        AttentionMaskInterface.register(NAME, lambda **arguments: BlockMask(**arguments))
         try:
             model.set_attn_implementation(NAME)
         except (ValueError, KeyError) as error:
@@ -189,6 +196,8 @@ class ReceivedAttention:
         self.all_count = bool(self.queries.all())
         self.total = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         self.maps = self.calls = 0
+        # For this batch alone: transformers' table outlives the model, and another may be read in turn.
+        AttentionInterface.register(NAME, self._attend)
         try:
             # The body without its vocabulary head, which extraction has no use for.
             self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -201,6 +210,8 @@ class ReceivedAttention:
             if error.args != (NAME,):  # a model's own table of attention implementations
                 raise
             raise self._bypassed() from error
+        finally:
+            AttentionInterface.register(NAME, nobody_reads)
         if self.calls == 0:
             raise self._bypassed()
         if self.calls < self.needed:
