@@ -128,3 +128,11 @@ def test_a_base_model_of_other_layers_is_refused(layers, message, adapter, tmp_p
     other = tiny.save(tmp_path / "other", "llama", num_hidden_layers=layers)
     with pytest.raises(InputError, match=f"does not fit {other}, .*: .*{message}"):
         load_model(str(path), base=str(other))
+
+
+def test_the_memory_given_for_a_device_is_kept_to(tiny_model, capsys):
+    """And a model that is spread says so. Without a device_map transformers would pass over max_memory."""
+    whole = sum(weight.nbytes for weight in load_model(str(tiny_model)).parameters())
+    spread = load_model(str(tiny_model), placed={"device_map": None, "max_memory": {"cpu": whole * 9 // 10}})
+    assert set(spread.hf_device_map.values()) == {"cpu", "disk"}
+    assert capsys.readouterr().out == f"{tiny_model} is spread over cpu, disk\n"

@@ -117,9 +117,10 @@ def test_a_model_goes_to_one_gpu_if_it_fits_there(free, spread, tiny_model, monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(models, "get_max_memory", lambda: {0: free, 1: free, 2: free, 3: free, "cpu": 5})
     arguments = {"pretrained_model_name_or_path": str(tiny_model), "dtype": "auto", "trust_remote_code": False}
-    expected = {"device_map": "auto", "max_memory": {0: free, 1: free, 2: free, 3: free, "cpu": 5}}
+    room = int(0.9 * free)
+    expected = {"device_map": "auto", "max_memory": {0: room, 1: room, 2: room, 3: room, "cpu": 5}}
     assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})
     # One of two processes has half of them.
     monkeypatch.setattr(models, "local_processes", lambda: 2)
-    expected["max_memory"] = {0: free, 1: free, "cpu": 5}
+    expected["max_memory"] = {0: room, 1: room, "cpu": 5}
     assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})

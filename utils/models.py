@@ -93,6 +93,8 @@ def load_model(
     if given:
         # Plain containers, which transformers looks for.
         arguments |= {key: value if isinstance(value, str) else dict(value) for key, value in given.items()}
+        # Without a device_map transformers passes over max_memory, and leaves the model on the CPU.
+        arguments.setdefault("device_map", "auto")
     try:
         if torch.cuda.is_available() and place and not given:
             arguments |= on_cards(arguments)
@@ -131,14 +133,15 @@ def can_quantize() -> bool:
 
 def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
     """Where a model goes: on this process's own GPU if 0.9 of its free memory holds the weights, else spread over its
-    share of the GPUs. The arguments are those of `from_pretrained`, without a device_map."""
+    share of the GPUs, as much on each. The arguments are those of `from_pretrained`, without a device_map."""
     count, process = torch.cuda.device_count(), processes().local_process_index
     free = get_max_memory()
+    room = {device: int(0.9 * free[device]) for device in range(count)}  # the rest is for what a batch takes
     own = process % count  # as accelerate has it, by which the Trainer and NCCL go
-    if weight_bytes(arguments) <= 0.9 * free[own]:
+    if weight_bytes(arguments) <= room[own]:
         return {"device_map": {"": own}}
     share = my_cards(count, process, local_processes())
-    return {"device_map": "auto", "max_memory": {device: free[device] for device in (*share, "cpu")}}
+    return {"device_map": "auto", "max_memory": {device: room[device] for device in share} | {"cpu": free["cpu"]}}
 
 
 def my_cards(count: int, process: int, processes: int) -> list[int]:
