@@ -47,6 +47,19 @@ def test_received_attention_is_the_definition(architecture):
             np.testing.assert_allclose(found, defined, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_in_bfloat16_received_attention_is_near_the_definition(architecture):
+    """Of the same weights in float32."""
+    texts = random_texts([40, 3, 17, 1, 2])
+    rounded = tiny.model(architecture).to(torch.bfloat16)
+    expected = [slow(rounded.float(), ids, include_self=False) for ids in texts]
+    receive = ReceivedAttention(rounded.to(DEVICE, torch.bfloat16))
+    for _ in range(3):
+        for found, defined in zip(receive.texts(texts), expected, strict=True):
+            # A state is rounded to a 256th, so a weight moves by some per cent, either way.
+            assert np.abs(found - defined).mean() <= 0.02 * defined.mean()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
 def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, monkeypatch):

@@ -1,4 +1,5 @@
-"""The logs of the workflow's rules: each has one, and a script's error is in it and on the terminal."""
+"""The logs of the workflow's rules, and their benchmarks: each has one, and a script's error is in its log and on the
+terminal."""
 
 import re
 import sys
@@ -17,11 +18,13 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_each_rule_has_a_log_that_bears_its_name(rule):
+def test_each_rule_has_a_log_and_a_benchmark_that_bear_its_name(rule):
     name, body = RULES[rule]
     assert ("log:" in body) == (name != "all")
     logs = re.findall(r'    log:\n        f?".*logs/(.*)\.log",\n', body)
     assert [re.match(r"\w+", log)[0] for log in logs] == ([] if name == "all" else [name])
+    # Its time and memory, by the same name.
+    assert re.findall(r'    benchmark:\n        f?".*benchmarks/(.*)\.tsv"\n', body) == logs
     if "    shell:\n" in body:
         assert "    shell:\n        with_log(" in body
     else:

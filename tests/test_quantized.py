@@ -3,11 +3,13 @@ float32; what does not go together is one line."""
 
 import json
 import shutil
+import statistics
+from functools import partial
 
 import bitsandbytes
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig
 
 from tests.conftest import ROOT
@@ -65,6 +67,29 @@ def test_8_bit_is_computed_in_bfloat16(tiny_model):
     assert seen == {torch.bfloat16}
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained and all("lora_" in name for name in trained)
+
+
+def test_8_bit_in_bfloat16_has_the_losses_of_peft_preparation_in_float32(tiny_model):
+    """Left out, it changes how the backward pass is computed and not, but for rounding, what is learnt."""
+    found = []
+    for prepare in (lambda model: model, partial(prepare_model_for_kbit_training, use_gradient_checkpointing=False)):
+        torch.manual_seed(0)
+        model = prepare(load_model(str(tiny_model), "bfloat16", {"load_in_8bit": True}))
+        model = models.trainable(model, LoraConfig(target_modules="all-linear"), "tiny")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        texts = torch.randint(3, 600, (8, 4, 12), generator=torch.Generator().manual_seed(0))
+        found.append([])
+        for ids in [*texts, *texts, *texts]:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found[-1].append(loss.item())
+    ours, prepared = found
+    assert statistics.mean(ours[-8:]) < statistics.mean(ours[:8]) - 0.1
+    # bfloat16 has 8 bits.
+    assert ours == pytest.approx(prepared, rel=0.01)
 
 
 def test_fsdp_and_8_bit_are_one_line(run, clone, tiny_model):

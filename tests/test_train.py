@@ -145,6 +145,12 @@ def test_an_architecture_that_keeps_packed_texts_apart_is_taken(run, architectur
     assert losses(run("apart", model=model, dtype="bfloat16", packing="true", **{"trainer.max_steps": 1}))
 
 
+def test_recomputing_activations_changes_no_loss(run):
+    """The Trainer's key: without it none are recomputed."""
+    plain, recomputed = run("plain"), run("recomputed", **{"+trainer.gradient_checkpointing": "true"})
+    assert losses(recomputed) == pytest.approx(losses(plain), rel=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_packing_changes_no_loss(run, architecture, tmp_path):
     model = tiny.save(tmp_path / architecture, architecture)

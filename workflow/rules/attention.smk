@@ -62,6 +62,8 @@ rule contrast_reversed:
         f"{WORK}/difference_reversed.pkl",
     log:
         f"{WORK}/logs/contrast_reversed.log",
+    benchmark:
+        f"{WORK}/benchmarks/contrast_reversed.tsv"
     params:
         options=overrides({"target": "large" if config["target"] == "small" else "small"}),
     shell:
@@ -78,6 +80,8 @@ rule control_weights:
         f"{WORK}/{{control}}-{{seed}}.pkl",
     log:
         f"{WORK}/logs/control_weights-{{control}}-{{seed}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/control_weights-{{control}}-{{seed}}.tsv"
     wildcard_constraints:
         control="shuffled|facts|name_first",
     params:

@@ -43,6 +43,8 @@ rule evaluate_untrained:
         f"{RUNS}/untrained/{{evaluation}}/metrics.json",
     log:
         f"{WORK}/logs/evaluate_untrained-{{evaluation}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/evaluate_untrained-{{evaluation}}.tsv"
     params:
         answers=f"{WORK}/untrained-{{evaluation}}.answers",
         options=lambda wildcards: overrides(

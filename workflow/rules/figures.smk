@@ -37,6 +37,8 @@ rule one_field:
         f"{WORK}/{{condition}}_{{field}}.csv",
     log:
         f"{WORK}/logs/one_field-{{condition}}-{{field}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/one_field-{{condition}}-{{field}}.tsv"
     params:
         prefix=lambda wildcards: CONDITIONS[wildcards.condition],
     script:
@@ -51,6 +53,8 @@ rule attention:
         f"{WORK}/{{size}}_{{condition}}_{{field}}.pkl",
     log:
         f"{WORK}/logs/attention-{{size}}-{{condition}}-{{field}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/attention-{{size}}-{{condition}}-{{field}}.tsv"
     params:
         options=lambda wildcards: overrides({"model": config[wildcards.size]}, config["save_attention"] or {}),
     threads: 1
@@ -69,6 +73,8 @@ rule ranks:
         f"{RESULTS}/ranks_{{condition}}.json",
     log:
         f"{WORK}/logs/ranks-{{condition}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/ranks-{{condition}}.tsv"
     params:
         config=config,
     script:
@@ -82,6 +88,8 @@ rule figures:
         f"{RESULTS}/figures.md",
     log:
         f"{WORK}/logs/figures.log",
+    benchmark:
+        f"{WORK}/benchmarks/figures.tsv"
     params:
         config=config,
     script:

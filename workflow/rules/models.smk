@@ -22,6 +22,8 @@ rule fetch_model:
         directory("models/{name}"),
     log:
         "tables_out/logs/fetch_model-{name}.log",
+    benchmark:
+        "tables_out/benchmarks/fetch_model-{name}.tsv"
     wildcard_constraints:
         name="|".join(map(re.escape, FETCHED)),
     resources:
@@ -36,6 +38,8 @@ rule scratch_people:
         f"{SCRATCH}/people.csv",
     log:
         f"{SCRATCH}/logs/scratch_people.log",
+    benchmark:
+        f"{SCRATCH}/benchmarks/scratch_people.tsv"
     shell:
         with_log("{PYTHON} data/make_synthetic.py --seed 2 --people 1000 --output {output}")
 
@@ -48,6 +52,8 @@ rule scratch_corpus:
         directory(expand(f"{SCRATCH}/random_{{size}}", size=EPOCHS)),
     log:
         f"{SCRATCH}/logs/scratch_corpus.log",
+    benchmark:
+        f"{SCRATCH}/benchmarks/scratch_corpus.tsv"
     params:
         apart="data/biography_synthetic.csv",
         folder=SCRATCH,
@@ -64,6 +70,8 @@ rule scratch_model:
         directory(f"{SCRATCH}/{{size}}"),
     log:
         f"{SCRATCH}/logs/scratch_model-{{size}}.log",
+    benchmark:
+        f"{SCRATCH}/benchmarks/scratch_model-{{size}}.tsv"
     wildcard_constraints:
         size="small|large",
     params:

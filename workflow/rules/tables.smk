@@ -15,6 +15,8 @@ rule keep_probabilities:
         f"{RESULTS}/keep_probabilities.json",
     log:
         f"{WORK}/logs/keep_probabilities.log",
+    benchmark:
+        f"{WORK}/benchmarks/keep_probabilities.tsv"
     params:
         config=config,
         dumps=WORK,
@@ -36,6 +38,8 @@ rule tables:
         f"{RESULTS}/keep_probabilities.png",
     log:
         f"{WORK}/logs/tables.log",
+    benchmark:
+        f"{WORK}/benchmarks/tables.tsv"
     params:
         config=config,
         made=RUNS,

@@ -43,6 +43,8 @@ rule budget:
         f"{WORK}/{{arm}}-{{seed}}.budget",
     log:
         f"{WORK}/logs/budget-{{arm}}-{{seed}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/budget-{{arm}}-{{seed}}.tsv"
     params:
         model=config["trained"],
         budget=budget,
@@ -92,6 +94,8 @@ rule run_record:
         f"{RUNS}/{{arm}}/seed-{{seed}}{{rate}}/run.json",
     log:
         f"{WORK}/logs/run_record-{{arm}}-{{seed}}{{rate}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/run_record-{{arm}}-{{seed}}{{rate}}.tsv"
     params:
         settings=lambda wildcards: settings_of(config, wildcards.arm),
     script:
