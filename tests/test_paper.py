@@ -177,8 +177,13 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     assert table_1["field"].unique().tolist() == FIELDS
     assert table_1["chosen on the others"].notna().all()
 
+    (results / "table.md").touch()
+    assert paper.unfinished(tmp_path / "tables", tmp_path) == []
     del records["none/seed-1-rate-0.0005/questions/1/metrics.json"]
     write_records(results, records)
+    assert paper.unfinished(tmp_path / "tables", tmp_path) == [name]
+    (results / "table.md").unlink()  # a table that is only begun
+    assert paper.unfinished(tmp_path / "tables", tmp_path) == []
     capsys.readouterr()
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
     # A run.json, and each checkpoint's answers.

@@ -3,7 +3,9 @@
 import importlib.util
 import re
 import shlex
+import shutil
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -79,6 +81,23 @@ def test_a_marked_place_is_filled():
     table = "# t\n\n## one\n\n| a |\n| 1 |\n\n## two\n\n| b |\n"
     assert readme.section(table, "one") == "| a |\n| 1 |"
     assert readme.section(table, "two") == "| b |"
+
+
+def test_what_has_no_results_is_a_dash(monkeypatch, tmp_path):
+    for name in ("paper/table2.csv", "paper_qwen_0.5b/table.csv"):
+        (tmp_path / "results" / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / "results" / name, tmp_path / "results" / name)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    before = readme.methods().splitlines()
+    path = tmp_path / "results/paper/table2.csv"
+    table = pd.read_csv(path)
+    gone = (table["model"] == "Qwen2.5-Coder 0.5B") & (table["arm"] == "random")
+    table.loc[gone, "chosen on the others"] = None
+    table.to_csv(path, index=False)
+    after = [[cell.strip() for cell in row.split("|")[1:-1]] for row in readme.methods().splitlines()]
+    for cells, row in zip(after, before, strict=True):
+        was = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert cells == ([*was[:3], "–", "–", "–"] if was[0] == "random dropout" else was) or cells[0].startswith(":-")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on.
 
 python -m workflow.paper
+python -m workflow.paper unfinished    # names the tables that were finished once, and now lack runs
 """
 
 import sys
@@ -88,6 +89,17 @@ def read_table(path: Path, results: Path) -> dict:
     config = plain_paths(config)
     check.check_results(config, results)
     return config
+
+
+def unfinished(tables: Path, results: Path) -> list[str]:
+    """The tables that were finished once and now lack runs, since a run's results were deleted."""
+    found = []
+    for table in (*MODELS, *PARAGRAPHS):
+        config = read_table(tables / f"{table}.yaml", results / table)
+        lacking = set(runs(config)) - read_study(results / table).records.keys()
+        if lacking and (results / table / "table.md").exists():
+            found.append(table)
+    return found
 
 
 def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
@@ -243,6 +255,9 @@ def main(tables: Path, results: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path("conf/tables"), Path("results"), Path("results/paper"))
+        if sys.argv[1:] == ["unfinished"]:
+            print(*unfinished(Path("conf/tables"), Path("results")))
+        else:
+            main(Path("conf/tables"), Path("results"), Path("results/paper"))
     except InputError as error:
         sys.exit(str(error))
