@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 import itertools
 import json
 import re
@@ -275,6 +276,7 @@ def check_keys(section: str, script: str, keys: dict) -> None:
         elif name in ARGUMENTS:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
+            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it would fetch from the hub
             kind = getattr(importlib.import_module(module), kind)
             inside = {argument[1]: value} if argument[1:] else value
             check_arguments(kind, f"{section}: {name}", {argument[0]: inside})
