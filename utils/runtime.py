@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -29,6 +30,15 @@ def collect_garbage_rarely() -> None:
     """
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
+
+
+def without_fetched_kernels() -> None:
+    """Let bitsandbytes, wherever a library imports it, neither ask for kernels nor complain that it has none.
+
+    Where the package `kernels` is installed, it would fetch them from a hub: code, which would then run.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    sys.modules.setdefault("kernels", None)
 
 
 @contextlib.contextmanager

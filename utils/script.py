@@ -8,7 +8,6 @@ The only module that knows Hydra. A script declares one rule for each key of its
 
 import argparse
 import functools
-import logging
 import os
 import re
 import sys
@@ -35,6 +34,7 @@ from utils.runtime import (
     signals_interrupt,
     stop,
     use_huge_pages,
+    without_fetched_kernels,
 )
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -205,10 +205,7 @@ def script(
             os.environ["HYDRA_FULL_ERROR"] = "1"
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
             sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
-            # Where it is installed, it complains on every processor that lacks kernels which nothing here asks for.
-            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-            # Where this is installed, bitsandbytes has it fetch such kernels from a hub: code, which would then run.
-            sys.modules.setdefault("kernels", None)
+            without_fetched_kernels()
             use_huge_pages()
             collect_garbage_rarely()
             argparse.ArgumentParser.error = lambda _, message: stop(

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import logging
 import itertools
 import json
 import re
@@ -15,6 +14,7 @@ from evaluate import RULES, questions_of, settle
 from utils import biography, rules
 from utils.arguments import check_arguments
 from utils.errors import InputError, unknown_key
+from utils.runtime import without_fetched_kernels
 from utils.script import CONFIG_FOLDER, check, check_value
 from workflow.results import read_made, read_record, read_study
 from workflow.table import (
@@ -276,7 +276,7 @@ def check_keys(section: str, script: str, keys: dict) -> None:
         elif name in ARGUMENTS:
             # Slow to import, and most tables need nothing that the YAML does not list.
             module, kind = ARGUMENTS[name]
-            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it would fetch from the hub
+            without_fetched_kernels()
             kind = getattr(importlib.import_module(module), kind)
             inside = {argument[1]: value} if argument[1:] else value
             check_arguments(kind, f"{section}: {name}", {argument[0]: inside})
