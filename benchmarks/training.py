@@ -20,7 +20,7 @@ def precision() -> list[str]:
 
 def training(models: dict[str, str], quick: bool) -> None:
     model = models["small"]
-    # The paper's 8 texts a step; fewer where that would take hours.
+    # The authors' 8 texts a step; fewer where that would take hours.
     batch_size = 8 if fastest_dtype() == "bfloat16" and not quick else 2
     rows, seeds = (12, 1) if quick else (100 * batch_size, 3)
     texts = biographies(min(100, rows))

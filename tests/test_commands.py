@@ -118,7 +118,7 @@ def test_the_seven_commands_chain(run, local, workplace):
         assert scores["log_likelihood"] == pytest.approx(mean)
         right = np.mean([answer["chosen"] == answer["answer"] for answer in field_answers])
         assert scores["choice_accuracy"] == pytest.approx(100 * right)
-    # The paper's own limit of ten tokens would cut some of them too.
+    # The authors' limit of ten tokens would cut some of them too.
     without_examples = ["shots=0", "examples=data/prompts_statements.csv"]
     done = run([*EVALUATE.split(), "people=1", "choice=false", "max_new_tokens=1", *without_examples])
     assert re.search(r"max_new_tokens=1 cuts \d of 5 gold answers short", done.stdout)
