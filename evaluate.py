@@ -42,7 +42,7 @@ RULES = {
     "batch_tokens": rules.optional(rules.integer(1)),
     "dtype": rules.dtype(),
     "quant": rules.optional(rules.mapping()),
-    "device_map": rules.optional(rules.text_or_mapping),
+    "device_map": rules.optional(rules.device_map),
     "max_memory": rules.optional(rules.mapping()),
     "trust_remote_code": rules.boolean(),
     "resume": rules.boolean(),
@@ -90,11 +90,12 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     for name in outputs if base else ():
         if adapter_base(name) is None:
             raise InputError(f"model={base}: leave it out; model_dir={name} holds a whole model, not an adapter")
-    options = {"dtype": config.dtype, "quant": config.quant, "trust_remote_code": config.trust_remote_code}
-    options["placed"] = {"device_map": config.device_map, "max_memory": config.max_memory}
+    resolved = OmegaConf.to_container(config)
+    options = {"dtype": config.dtype, "quant": resolved["quant"], "trust_remote_code": config.trust_remote_code}
+    options["placed"] = {"device_map": resolved["device_map"], "max_memory": resolved["max_memory"]}
     for name, model in load_checkpoints(outputs, base, **options):
         tokenizer = load_tokenizer(name, config.trust_remote_code, base)
-        settings = OmegaConf.to_container(config) | ({"model_dir": name} if config.model_dir else {})
+        settings = resolved | ({"model_dir": name} if config.model_dir else {})
         device = model.device.type
         answered_with = {
             "questions": [vars(question) for question in asked],

@@ -42,7 +42,7 @@ RULES = {
     "save_name": rules.file_name(),
     "dtype": rules.dtype(),
     "quant": rules.optional(rules.mapping()),
-    "device_map": rules.optional(rules.text_or_mapping),
+    "device_map": rules.optional(rules.device_map),
     "max_memory": rules.optional(rules.mapping()),
     "trust_remote_code": rules.boolean(),
     "include_self": rules.boolean(),
@@ -97,15 +97,15 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         check_layers(layers, model_config.get_text_config().num_hidden_layers)
 
     # Prepare model
-    placed = {"device_map": config.device_map, "max_memory": config.max_memory}
-    model = load_model(config.model, config.dtype, config.quant, config.trust_remote_code, placed=placed)
+    settings = OmegaConf.to_container(config)
+    placed = {"device_map": settings["device_map"], "max_memory": settings["max_memory"]}
+    model = load_model(config.model, config.dtype, settings["quant"], config.trust_remote_code, placed=placed)
     receive = received_attention.ReceivedAttention(model, config.include_self, layers)
     count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
     tokens.check_id(highest, tokens.embedding_rows(model), f"{config.dataset}: row {row}")
 
     # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to. In memory it takes
     # some 5 bytes a token.
-    settings = OmegaConf.to_container(config)
     read_with = {
         "texts_sha256": digest.hexdigest(),
         "tokenizer": fingerprint(tokenizer),
@@ -120,13 +120,13 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     dump = attention_dump.Unfinished(folder) if is_main_process() else None
     begins_special = True
     first_batch = 0
-    to_do = my_share([number for number in range(in_batches) if number not in done])
-    with progress("attention", total=len(to_do)) as bar:
+    mine = set(my_share([number for number in range(in_batches) if number not in done]))
+    with progress("attention", total=len(mine)) as bar:
         for part in parts(config, tokenizer, window):
             numbers = range(first_batch, first_batch + len(part.batches))
             first_batch += len(part.batches)
             values = {}
-            for number in my_share([number for number in numbers if number not in done]):
+            for number in filter(mine.__contains__, numbers):
                 batch = [part.windows[index] for index in part.batches[number - numbers.start]]
                 values[number] = received_by(receive, batch, config)
                 kept.add([number, [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in values[number]]])
@@ -158,7 +158,9 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     if getattr(model, "is_quantized", False):
-        dump_settings["quant"] = OmegaConf.to_container(config.quant)
+        # A model that was saved quantized brings its own.
+        method = model.config.quantization_config.quant_method
+        dump_settings["quant"] = settings["quant"] or {"quant_method": getattr(method, "value", method)}
     # Where no text was cut, any window gives the same.
     if long:
         dump_settings |= {"window": window, "stride": windows.step(window, config.stride)}

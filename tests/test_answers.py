@@ -56,6 +56,25 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time_for_every_size_of_batc
     assert len(set(expected)) > 1
 
 
+def test_a_long_gold_answer_makes_no_more_logits_than_the_batch_has_tokens(asked, monkeypatch):
+    model, tokenizer = asked
+    golds = ["Lyon", CHOICES[3] * 3, "Odense", CHOICES[4], "Bo"]
+    prompts = ["A", "A b", "A", "B", "A"]
+    expected = [
+        answers.log_likelihoods(model, tokenizer, *pair, 1)[0]
+        for pair in zip(prompts, [[gold] for gold in golds], strict=True)
+    ]
+    made = []
+    logits = answers.next_logits
+    monkeypatch.setattr(
+        answers, "next_logits", lambda *given, **keys: made.append(given[1].numel()) or logits(*given, **keys)
+    )
+    (batch,) = answers.greedy_answers(model, tokenizer, prompts, golds, 3, 80)
+    assert max(made) <= 80 < 5 * max(len(tokenizer(gold)["input_ids"]) for gold in golds)
+    for index, likelihood in enumerate(expected):
+        assert batch[index][1] == pytest.approx(likelihood, abs=1e-3)
+
+
 # What a model's generation_config.json may say, and `generate` would do.
 ODD = [
     {"repetition_penalty": 1.5, "no_repeat_ngram_size": 1, "encoder_repetition_penalty": 3.0},

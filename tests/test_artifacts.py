@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 def test_record_holds_configuration_versions_and_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "PACKAGES", (*artifacts.PACKAGES, "no-such-package"))
+    monkeypatch.setattr(artifacts, "versions", artifacts.versions.__wrapped__)
     config = {"seed": 1, "lora": {"r": 16}, "quant": None}
     record = artifacts.record(config)
     assert set(record) == {"config", "versions", "commit"}
@@ -74,28 +76,39 @@ def test_commit_is_the_whole_hash_and_tells_changed_files(tmp_path, monkeypatch)
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.setattr(artifacts, "REPOSITORY", tmp_path)
-    assert artifacts.commit() is None
+    commit = artifacts.commit.__wrapped__
+    assert commit() is None
     git("init")
     # Unpacked within another's checkout.
     (tmp_path / "inside").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "REPOSITORY", tmp_path / "inside")
-        assert artifacts.commit() is None
+        assert commit() is None
     (tmp_path / "file.txt").write_text("one")
     git("add", "file.txt")
     git("commit", "--no-gpg-sign", "-m", "first")
     git("tag", "v1")
     head = git("rev-parse", "HEAD")
-    assert artifacts.commit() == head and len(head) == 40
+    assert commit() == head and len(head) == 40
     (tmp_path / "untracked.txt").write_text("data")
-    assert artifacts.commit() == head
+    assert commit() == head
     # Looked at, not written to: a killed run would leave the repository locked.
     os.utime(tmp_path / "file.txt", (1, 1))
     index = (tmp_path / ".git/index").read_bytes()
-    assert artifacts.commit() == head
+    assert commit() == head
     assert (tmp_path / ".git/index").read_bytes() == index
     (tmp_path / "file.txt").write_text("two")
-    assert artifacts.commit() == f"{head}-dirty"
+    assert commit() == f"{head}-dirty"
+
+
+def test_a_record_names_the_commit_that_ran_though_another_came_meanwhile(monkeypatch):
+    artifacts.commit.cache_clear()
+    commits = iter(["first", "second"])
+    monkeypatch.setattr(
+        artifacts.subprocess, "run", lambda *_, **options: SimpleNamespace(stdout=f"# branch.oid {next(commits)}")
+    )
+    assert [artifacts.record({})["commit"] for _ in range(2)] == ["first", "first"]
+    artifacts.commit.cache_clear()
 
 
 def test_a_csv_keeps_what_stands_in_its_cells(tmp_path):

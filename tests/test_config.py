@@ -348,6 +348,13 @@ def test_a_fault_of_ours_is_not_taken_for_want_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
 
 
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."]
+)
+def test_want_of_memory_that_cuda_tells_in_a_usual_error_is_known(said):
+    assert is_out_of_memory(RuntimeError(said))
+
+
 CANCELLED = """
 import time
 from pathlib import Path

@@ -337,7 +337,7 @@ def test_what_was_kept_of_something_else_is_not_used(augment, tiny_model, tmp_pa
         calls = count_variants(patch, 9)
         augment(**keys, resume="true")
     assert len(calls) == 3
-    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: the kept work has different settings, texts, weights, versions or code" in capsys.readouterr().out
 
 
 def test_a_second_run_of_a_name_is_refused(augment, tmp_path):

@@ -227,7 +227,7 @@ def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, c
     keys = {"model_dir": "trained/checkpoint-5"}
     ask((3, 99), **keys)
     assert ask(resume="true", seed=2, **keys) == (5, 5)
-    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: the kept work has different settings, texts, weights, versions or code" in capsys.readouterr().out
     ask((3, 99), **keys)
     shutil.copytree(trained / "checkpoint-5", trained.parent / "spare")
     try:
@@ -235,7 +235,7 @@ def test_what_was_kept_of_other_questions_or_weights_is_not_used(ask, trained, c
         assert ask(resume="true", **keys) == (5, 5)
     finally:
         shutil.copytree(trained.parent / "spare", trained / "checkpoint-5", dirs_exist_ok=True)
-    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: the kept work has different settings, texts, weights, versions or code" in capsys.readouterr().out
 
 
 def test_a_second_evaluation_of_a_checkpoint_is_refused(ask, tmp_path):

@@ -1,6 +1,7 @@
 """What an unfinished run keeps: read by a later one that would compute the same, and by no other."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,14 @@ def test_the_order_of_the_settings_does_not_matter(tmp_path):
     assert Kept(tmp_path, {"alpha": 0.5, "seed": 1}).read(resume=True) == [1]
 
 
+def test_keys_may_be_numbers_and_text():
+    """As in max_memory={0: 70GiB, cpu: 100GiB}."""
+    first, again, other = (
+        Kept(Path(), {"max_memory": memory}) for memory in ({0: 7, "cpu": 1}, {"cpu": 1, 0: 7}, {0: 7})
+    )
+    assert first.made_by == again.made_by != other.made_by
+
+
 def test_a_line_that_was_cut_short_counts_for_nothing_wherever_it_was_cut(keep, tmp_path):
     whole = keep.read_bytes()
     ends = [found.end() for found in re.finditer(rb"[^\n]+", whole)]
@@ -57,7 +66,7 @@ def test_a_line_that_was_changed_counts_for_nothing(keep, tmp_path):
 def test_what_was_kept_of_something_else_is_not_used_and_a_line_says_so(keep, tmp_path, capsys):
     assert Kept(tmp_path, {"seed": 2}).read(resume=True) == []
     assert capsys.readouterr().out == (
-        "resume: what was kept has different settings, texts, weights or versions; starting over\n"
+        "resume: the kept work has different settings, texts, weights, versions or code; starting over\n"
     )
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from utils.errors import InputError
-from utils.models import check_weights, load_model
+from utils.models import check_finite, check_weights, load_model
 
 
 @pytest.fixture
@@ -128,6 +128,22 @@ def test_a_base_model_of_other_layers_is_refused(layers, message, adapter, tmp_p
     other = tiny.save(tmp_path / "other", "llama", num_hidden_layers=layers)
     with pytest.raises(InputError, match=f"does not fit {other}, .*: .*{message}"):
         load_model(str(path), base=str(other))
+
+
+def test_weights_in_8_bit_floats_are_looked_at():
+    weights = torch.ones(3).to(torch.float8_e4m3fn)
+    check_finite("model", [("fine", weights)])
+    with pytest.raises(InputError, match="NaN or infinite.*: wrong"):
+        check_finite("model", [("fine", weights), ("wrong", torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn))])
+
+
+def test_a_model_that_is_too_large_is_one_line(tiny_model, monkeypatch):
+    def load(**arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("utils.models.AutoModelForCausalLM.from_pretrained", load)
+    with pytest.raises(InputError, match="does not fit into memory; give quant="):
+        load_model(str(tiny_model))
 
 
 def test_the_memory_given_for_a_device_is_kept_to(tiny_model, capsys):

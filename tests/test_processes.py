@@ -5,11 +5,14 @@ import io
 import json
 import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
+from utils import processes, runtime
 
 TORCHRUN = "torchrun --nproc-per-node 2 --master-port 0 --rdzv-backend c10d --rdzv-endpoint localhost:0"
 
@@ -142,3 +145,18 @@ def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace,
             # Adam's first steps are as long wherever a gradient is not 0: rounding decides those that nearly are.
             assert (weight - found[name]).abs().mean() < 1e-4, name
         shutil.rmtree(last[1])
+
+
+@pytest.mark.parametrize("backend", [None, "gloo", "nccl"])
+@pytest.mark.parametrize("ended", ["well", "by stop", "by an exception"])
+def test_a_process_that_failed_does_not_wait_for_the_others_under_nccl(backend, ended, monkeypatch):
+    """They wait for it: torchrun ends them once it is gone."""
+    left = []
+    state = SimpleNamespace(backend=backend, destroy_process_group=lambda: left.append(True))
+    monkeypatch.delattr(sys, "last_value", raising=False)
+    if ended == "by stop":
+        monkeypatch.setattr(runtime, "has_stopped", True)
+    elif ended == "by an exception":
+        monkeypatch.setattr(sys, "last_value", ValueError(), raising=False)
+    processes.leave(state)
+    assert left == ([] if backend == "nccl" and ended != "well" else [True])

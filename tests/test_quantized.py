@@ -5,6 +5,7 @@ import json
 import shutil
 import statistics
 from functools import partial
+from types import SimpleNamespace
 
 import bitsandbytes
 import pytest
@@ -15,8 +16,9 @@ from transformers import BitsAndBytesConfig
 from tests.conftest import ROOT
 from tests.test_processes import TORCHRUN
 from utils import models
+from utils.attention_dump import read_dump
 from utils.errors import InputError
-from utils.models import load_model, my_cards, weight_bytes
+from utils.models import load_model, weight_bytes
 
 TRAIN = "-m tests.quantized train trainer.max_steps=3 trainer.logging_steps=1 trainer.per_device_train_batch_size=2"
 
@@ -111,21 +113,16 @@ def test_a_dump_says_that_its_model_was_quantized(run, clone, tiny_model):
     run(f"{save} model={tiny_model} save_name=whole")
     done = run("python contrast_attention.py attn_dump_large=whole attn_dump_small=in_8 attn_diff=whole_minus_in_8")
     assert "quant is None and {'load_in_8bit': True}" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("count", "processes", "expected"),
-    [
-        (1, 1, [[0]]),
-        (8, 1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
-        (8, 4, [[0, 1], [2, 3], [4, 5], [6, 7]]),
-        (4, 4, [[0], [1], [2], [3]]),
-        (1, 2, [[0], [0]]),
-        (3, 2, [[0], [1, 2]]),
-    ],
-)
-def test_each_process_has_its_share_of_the_gpus(count, processes, expected):
-    assert [my_cards(count, process, processes) for process in range(processes)] == expected
+    # One that was saved so brings its own; a list in quant is a list.
+    model = load_model(str(tiny_model), quant={"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]})
+    shutil.copytree(tiny_model, clone / "saved_in_8")
+    model.save_pretrained(clone / "saved_in_8")
+    run(f"{save} model=saved_in_8 save_name=saved")
+    assert read_dump(clone / "saved").settings["quant"] == {"quant_method": "bitsandbytes"}
+    skipping = "quant={load_in_8bit:true,llm_int8_skip_modules:[lm_head]}"
+    run(f"{save} model={tiny_model} save_name=skipping {skipping}")
+    quant = read_dump(clone / "skipping").settings["quant"]
+    assert quant == {"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
@@ -137,15 +134,50 @@ def test_the_weights_size_is_known_before_they_are_loaded(dtype, tiny_model):
     assert weight_bytes(in_8_bit) < 1.2 * sum(weight.numel() for weight in model.parameters())
 
 
-@pytest.mark.parametrize(("free", "spread"), [(10**9, False), (10**4, True)])
-def test_a_model_goes_to_one_gpu_if_it_fits_there(free, spread, tiny_model, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(models, "get_max_memory", lambda: {0: free, 1: free, 2: free, 3: free, "cpu": 5})
+@pytest.mark.parametrize(
+    ("count", "launched", "shares"),
+    [
+        (1, 1, [[0]]),
+        (4, 1, [[0, 1, 2, 3]]),
+        (8, 4, [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        (4, 4, [[0], [1], [2], [3]]),
+        (3, 2, [[0, 2], [1]]),
+    ],
+)
+def test_a_model_goes_to_its_process_gpu_if_it_fits_there_else_to_its_share(
+    count, launched, shares, tiny_model, monkeypatch
+):
+    looked_at = []
+
+    def room_on(device: int) -> int:
+        looked_at.append(device)
+        return room
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(models, "local_processes", lambda: launched)
+    monkeypatch.setattr(models, "room_on", room_on)
+    monkeypatch.setattr(models.psutil, "virtual_memory", lambda: SimpleNamespace(available=5))
     arguments = {"pretrained_model_name_or_path": str(tiny_model), "dtype": "auto", "trust_remote_code": False}
-    room = int(0.9 * free)
-    expected = {"device_map": "auto", "max_memory": {0: room, 1: room, 2: room, 3: room, "cpu": 5}}
-    assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})
-    # One of two processes has half of them.
+    for process, share in enumerate(shares):
+        monkeypatch.setattr(models, "processes", lambda place=process: SimpleNamespace(local_process_index=place))
+        room = 10**9
+        assert models.on_cards(arguments) == {"device_map": {"": process}}
+        assert looked_at == [process]  # on any other GPU it would take memory
+        room = 10**4
+        memory = dict.fromkeys(share, room) | {"cpu": 5}
+        assert models.on_cards(arguments) == {"device_map": "auto", "max_memory": memory}
+        looked_at.clear()
+
+
+def test_more_processes_than_gpus_are_one_line(tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(models, "local_processes", lambda: 2)
-    expected["max_memory"] = {0: room, 1: room, "cpu": 5}
-    assert models.on_cards(arguments) == (expected if spread else {"device_map": {"": 0}})
+    with pytest.raises(InputError, match="^2 processes and 1 GPUs here: torchrun --nproc-per-node 1$"):
+        models.on_cards({})
+
+
+def test_room_on_a_gpu_counts_what_torch_keeps_unused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (600, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    assert models.room_on(0) == 720

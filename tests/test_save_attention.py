@@ -216,7 +216,7 @@ def test_what_was_kept_of_something_else_is_not_used(interrupted, tiny_model, tm
         tiny.save(model, "llama", seed=5)
     capsys.readouterr()
     assert len(interrupted(9, model=model, resume="true", **keys)) == 2
-    assert "resume: what was kept has different settings, texts, weights or versions" in capsys.readouterr().out
+    assert "resume: the kept work has different settings, texts, weights, versions or code" in capsys.readouterr().out
 
 
 def test_without_resume_all_is_read_anew(interrupted, tmp_path):

@@ -232,6 +232,23 @@ def test_whether_a_hub_answers(monkeypatch):
     assert answers()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("http://mirror", 80), ("https://mirror/hub", 443), ("http://mirror:81", 81), ("http://m:x", None)],
+)
+def test_a_hub_is_asked_at_its_own_port(monkeypatch, endpoint, port):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append(address[1])
+        raise OSError
+
+    monkeypatch.setattr(model_source.socket, "create_connection", connect)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert not model_source._hub_answers.__wrapped__()
+    assert asked == ([port] if port else [])
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_only_a_hub_that_answers_is_asked(monkeypatch, tmp_path, there):
     monkeypatch.setattr(model_source, "_hub_answers", lambda: there)

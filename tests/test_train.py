@@ -145,6 +145,17 @@ def test_an_architecture_that_keeps_packed_texts_apart_is_taken(run, architectur
     assert losses(run("apart", model=model, dtype="bfloat16", packing="true", **{"trainer.max_steps": 1}))
 
 
+def test_want_of_memory_in_the_first_step_is_no_mistake_in_an_argument(run, monkeypatch):
+    """So that `script` says what to lower."""
+
+    def step(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    with pytest.raises(torch.OutOfMemoryError):
+        run("out")
+
+
 def test_recomputing_activations_changes_no_loss(run):
     """The Trainer's key: without it none are recomputed."""
     plain, recomputed = run("plain"), run("recomputed", **{"+trainer.gradient_checkpointing": "true"})

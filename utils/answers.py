@@ -151,7 +151,16 @@ def greedy_answers(
         following = [continued[index][len(encoded[index]) - 1 :] for index in batch]
         for row in recut:
             following[row] = encoded[batch[row]][-1:] * 2
-        likelihoods = continuation_log_likelihoods(model, mask, following, copy.deepcopy(cache))
+        # In parts where gold answers are longer than the prompts: logits are made for each of their tokens.
+        at_once = max(1, batch_tokens // max(map(len, following)))
+        parts = [range(len(batch))[start : start + at_once] for start in range(0, len(batch), at_once)]
+        likelihoods = []
+        for part in parts:
+            own = copy.deepcopy(cache)
+            if len(parts) > 1 and ids.shape[1] > 1:
+                own.reorder_cache(torch.tensor(part, device=device))
+            rows = slice(part.start, part.stop)
+            likelihoods += continuation_log_likelihoods(model, mask[rows], following[rows], own)
         for row in recut:
             index = batch[row]
             (likelihoods[row],) = log_likelihoods(model, tokenizer, prompts[index], [golds[index]], 1)

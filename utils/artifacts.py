@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -250,6 +251,7 @@ def record(config: dict) -> dict:
     return {"config": config, "versions": versions(), "commit": commit()}
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -260,6 +262,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+@functools.cache  # of when the run began, however long it takes
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
     if not (REPOSITORY / ".git").exists():

@@ -49,12 +49,11 @@ def unwritten(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's allocator for a GPU or the one for a processor found no memory; known without torch."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
+    """Whether Python, torch's allocator for a GPU or the one for a processor, or CUDA found no memory; known without
+    torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(said in str(error) for said in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
 
 
 def printable(text: str, most: int = 0) -> str:

@@ -21,7 +21,9 @@ class Kept:
 
     def __init__(self, folder: Path, made_by: Mapping):
         self.folder = folder
-        self.made_by = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).digest()
+        # Read back, each key is text: max_memory has numbers as well.
+        plain = json.loads(json.dumps(made_by))
+        self.made_by = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()
 
     def read(self, resume: bool) -> list:
         """What earlier runs have kept, in the order of each; without `resume` nothing, and it is removed. For the first
@@ -41,7 +43,7 @@ class Kept:
         if found:
             print(f"resume: continuing; batches kept by an earlier run: {len(found)}")
         elif lines:
-            print("resume: what was kept has different settings, texts, weights or versions; starting over")
+            print("resume: the kept work has different settings, texts, weights, versions or code; starting over")
         return found
 
     def add(self, content: object) -> None:

@@ -33,8 +33,9 @@ def _hub_answers() -> bool:
         return True  # only the client knows how to get through the proxy
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
-        socket.create_connection((hub.hostname, hub.port or 443), timeout=5).close()
-    except OSError:
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        socket.create_connection((hub.hostname, port), timeout=5).close()
+    except (OSError, ValueError):  # ValueError: not a port
         return False
     return True
 

@@ -1,5 +1,6 @@
 """A causal language model from a hub name, a folder, a GGUF file or an adapter."""
 
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -10,14 +11,15 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import check_device_map, get_max_memory
+from accelerate.utils import check_device_map
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import set_tqdm_hook
 
 from utils.adapters import adapter_base, check_base, check_named
-from utils.errors import InputError, one_line
+from utils.errors import InputError, is_out_of_memory, one_line
 from utils.model_source import cannot_load, quiet_transformers, source
 from utils.processes import is_main_process, local_processes, processes
 from utils.progress import bar
@@ -91,8 +93,7 @@ def load_model(
         return allocated(empty_model(arguments))
     given = {key: value for key, value in (placed or {}).items() if value is not None}
     if given:
-        # Plain containers, which transformers looks for.
-        arguments |= {key: value if isinstance(value, str) else dict(value) for key, value in given.items()}
+        arguments |= given
         # Without a device_map transformers passes over max_memory, and leaves the model on the CPU.
         arguments.setdefault("device_map", "auto")
     try:
@@ -107,6 +108,8 @@ def load_model(
             with warnings.catch_warnings(action="ignore"):  # of names that are no parts of the model
                 check_device_map(loaded, arguments["device_map"])
     except Exception as error:  # a damaged file can raise nearly anything
+        if is_out_of_memory(error):
+            raise InputError(f"model={model}: does not fit into memory; give quant=... or another model") from error
         what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
         raise cannot_load(what, model, error) from error
     check_weights(model, report)
@@ -132,21 +135,26 @@ def can_quantize() -> bool:
 
 
 def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Where a model goes: on this process's own GPU if 0.9 of its free memory holds the weights, else spread over its
-    share of the GPUs, as much on each. The arguments are those of `from_pretrained`, without a device_map."""
-    count, process = torch.cuda.device_count(), processes().local_process_index
-    free = get_max_memory()
-    room = {device: int(0.9 * free[device]) for device in range(count)}  # the rest is for what a batch takes
-    own = process % count  # as accelerate has it, by which the Trainer and NCCL go
+    """Where a model goes: on this process's own GPU if there is room for its weights, else spread over its share of the
+    GPUs. The arguments are those of `from_pretrained`, without a device_map. Raises InputError if there are more
+    processes than GPUs: NCCL may then hang."""
+    count, launched = torch.cuda.device_count(), local_processes()
+    if launched > count:
+        raise InputError(f"{launched} processes and {count} GPUs here: torchrun --nproc-per-node {count}")
+    # The first is this process's own, as accelerate has it, by which the Trainer and NCCL go. No other is looked at
+    # before it must be: that takes some memory there.
+    own, *others = range(processes().local_process_index, count, launched)
+    room = {own: room_on(own)}
     if weight_bytes(arguments) <= room[own]:
         return {"device_map": {"": own}}
-    share = my_cards(count, process, local_processes())
-    return {"device_map": "auto", "max_memory": {device: room[device] for device in share} | {"cpu": free["cpu"]}}
+    room |= {device: room_on(device) for device in others}
+    return {"device_map": "auto", "max_memory": room | {"cpu": psutil.virtual_memory().available}}
 
 
-def my_cards(count: int, process: int, processes: int) -> list[int]:
-    """The GPUs of one of a machine's processes: an equal share or, where GPUs are fewer than processes, one in turn."""
-    return list(range(count * process // processes, count * (process + 1) // processes)) or [process % count]
+def room_on(device: int) -> int:
+    """The bytes of a GPU that weights may take: nine tenths of what is free, the rest is for what a batch takes."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which torch keeps for itself
+    return int(0.9 * (torch.cuda.mem_get_info(device)[0] + unused))
 
 
 def empty_model(arguments: Mapping[str, object]) -> PreTrainedModel:
@@ -213,6 +221,8 @@ def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> Non
     for name, weight in weights:
         # A sum takes no memory; one that is not finite can come of finite weights.
         is_here = weight.is_floating_point() and not weight.is_meta
+        if is_here and weight.itemsize == 1:  # in 8-bit floats torch computes nothing
+            weight = weight.float()
         if is_here and not weight.sum().isfinite() and not weight.isfinite().all():
             wrong.append(name)
     if wrong:
@@ -302,6 +312,7 @@ def load_checkpoints(
         found = None if named is None else Path(checkpoint, "adapter_config.json").expanduser().read_bytes()
         if found is None or found != before:
             adapted = None  # its memory is free before the next model is loaded
+            gc.collect()  # one that is spread refers to itself
             adapted = load_model(checkpoint, base=base, **options)
         else:
             adapted = _with_adapter(checkpoint, base or named, adapted.unload())

@@ -3,6 +3,7 @@
 import atexit
 import functools
 import os
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from utils import runtime
 from utils.progress import bar
 
 
@@ -18,9 +20,17 @@ def processes() -> PartialState:
     """This process among those that were launched. Without a GPU they find each other (gloo) only if told so."""
     # Shares of a long work may end hours apart; ten minutes is what NCCL would wait for the last.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
-    # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
-    atexit.register(state.destroy_process_group)
+    atexit.register(leave, state)
     return state
+
+
+def leave(state: PartialState) -> None:
+    """What this process does about the others as it ends."""
+    # Under NCCL it would wait for them; if it failed, they wait for it, and torchrun ends them once it has ended.
+    if state.backend == "nccl" and (runtime.has_stopped or hasattr(sys, "last_value")):
+        return
+    # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
+    state.destroy_process_group()
 
 
 def local_processes() -> int:

@@ -22,7 +22,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, and_masks, eager_mask, padding_mask_function
 
-from utils.errors import InputError
+from utils.errors import InputError, is_out_of_memory
 from utils.fused_attention import Rule, block_masks, fused_attention
 from utils.padding import padded
 
@@ -85,16 +85,16 @@ class BlockMask:
         # Made on the first layer's device; a sharded model's other layers lie elsewhere.
         return self.make(**sizes, dtype=dtype).to(device)
 
-    def rule(self) -> Rule:
-        """The mask as FlexAttention takes it."""
+    def rule(self, device: torch.device) -> Rule:
+        """The mask as FlexAttention takes it, for a layer on this device."""
         looks, padding = (self.make.keywords.get(name) for name in ("mask_function", "attention_mask"))
-        return looks if padding is None else and_masks(looks, padding_mask_function(padding))
+        return looks if padding is None else and_masks(looks, padding_mask_function(padding.to(device)))
 
     def for_fused(self, counted: torch.Tensor, groups: int, include_self: bool) -> tuple:
         """`block_masks` of the rule, kept from one layer to the next."""
         place = groups, counted.device
         if place not in self.fused:
-            self.fused[place] = block_masks(self.rule(), counted, groups, include_self)
+            self.fused[place] = block_masks(self.rule(counted.device), counted, groups, include_self)
         return self.fused[place]
 
     def masked_part(self, *place) -> tuple[torch.Tensor, int]:
@@ -310,7 +310,9 @@ class ReceivedAttention:
                     bool((ours.float() - theirs.float()).abs().mean() <= 0.02 * theirs.float().abs().mean())
                     for ours, theirs in pairs
                 )
-            except Exception:  # kernels that can't be compiled here, for this shape, fail in many ways
+            except Exception as error:  # kernels that can't be compiled here, for this shape, fail in many ways
+                if is_out_of_memory(error):
+                    raise
                 self.is_fused[module] = False
         return self.is_fused[module]
 

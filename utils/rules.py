@@ -210,8 +210,10 @@ def mapping() -> Rule:
     return rule
 
 
-def text_or_mapping(value: object) -> object:
-    return value if isinstance(value, DictConfig) else text()(value)
+def device_map(value: object) -> object:
+    """As transformers takes it: a device's name or number, the name of a way to share, or a part's device by name."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number or isinstance(value, DictConfig) else text()(value)
 
 
 def optional(rule: Rule) -> Rule:

@@ -106,7 +106,13 @@ def is_speaker() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+has_stopped = False
+"""Whether `stop` was called."""
+
+
 def stop(name: str, message: str) -> None:
+    global has_stopped
+    has_stopped = True
     try:
         check_output()
     except InputError as error:

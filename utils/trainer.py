@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from utils import artifacts
-from utils.errors import InputError, one_line, unwritten
+from utils.errors import InputError, is_out_of_memory, one_line, unwritten
 from utils.processes import is_main_process, progress
 
 
@@ -141,7 +141,7 @@ def train(
     except Exception as error:
         # Until a step is done, it is an argument that a library can't serve: one that is not installed, a file that
         # is not there, a way to attend that this machine does not have. After it, it is a fault.
-        if beginning.begun:
+        if beginning.begun or is_out_of_memory(error):
             raise
         end_bar(beginning)
         raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
