@@ -48,8 +48,9 @@ def main(config):
                 attention_dump.check_texts(side, texts, name, config.dataset)
         dump = contrast(large, small, config.operation, config.target)
         attention_dump.write(dump, config.attn_diff, artifacts.record(OmegaConf.to_container(config)))
-    if large.settings.get("quant") != small.settings.get("quant"):
-        print(f"The weights differ in kind: quant is {large.settings.get('quant')} and {small.settings.get('quant')}")
+    quants = large.settings.get("quant"), small.settings.get("quant")
+    if quants[0] != quants[1]:
+        print("The models are quantized differently: {} (large), {} (small)".format(*quants))
     if large.tokenizer != small.tokenizer:
         print(
             f"The tokenizers differ: values mapped by character position onto the tokens of {config.target} (not in the"

@@ -75,7 +75,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     started = time.monotonic()
     asked, unanswerable = questions_of(config)
     if unanswerable and artifacts.is_first_process():
-        print(f"{config.questions}: questions without an answer, which are left out: {unanswerable}")
+        print(f"{config.questions}: skipped {unanswerable} questions without an answer")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
     import torch
@@ -184,7 +184,7 @@ def answer(model, tokenizer, asked: list[questions.Question], config, kept: Kept
 
     without = sum(not question.choices for question in asked)
     if config.choice and without and is_main_process():
-        print(f"choice: {without} of {len(asked)} questions have no choices: their answers hardly repeat")
+        print(f"choice: no answers to choose from for {without} of {len(asked)} questions: their answers rarely repeat")
 
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}

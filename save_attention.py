@@ -234,8 +234,8 @@ def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.nda
     for window, wanted in zip(batch, values, strict=True):
         if not np.isfinite(wanted).all():
             raise InputError(
-                f"{config.dataset}: row {window.row}: the attention of {config.model} is not a number (NaN): its "
-                "training diverged, or dtype=float32 helps"
+                f"{config.dataset}: row {window.row}: the attention of {config.model} is not a number (NaN): "
+                "try dtype=float32; if that fails, its training diverged"
             )
     return values
 

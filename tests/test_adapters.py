@@ -182,7 +182,7 @@ def test_an_adapter_that_cannot_be_merged_is_an_input_error(tiny_model, tmp_path
     model.save_pretrained(tmp_path)
     again = load_model(str(tmp_path))
     assert likelihoods(again) == pytest.approx(likelihoods(model), abs=1e-5)
-    with pytest.raises(InputError, match="can't become part of its base model: .*lora_bias"):
+    with pytest.raises(InputError, match="can't be merged into its base model: .*lora_bias"):
         merged(again)
 
 

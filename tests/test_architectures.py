@@ -259,7 +259,7 @@ def test_received_attention_is_that_of_the_definition_or_refused(kind):
 
 @pytest.mark.parametrize("kind", marked(MADE))
 def test_answers_are_those_of_one_text_at_a_time_or_refused(kind):
-    with refused_if(kind in NOT_ANSWERED, "does not continue a cached prompt"):
+    with refused_if(kind in NOT_ANSWERED, "gives other results with a cache"):
         check_answers(kind)
 
 
@@ -271,7 +271,7 @@ def test_every_architecture_of_transformers_has_its_place():
 @pytest.mark.parametrize("kind", sorted(answers.HIDDEN_BY_ROUNDING))
 def test_types_that_are_refused_by_name_are_found_out_in_float32(kind, monkeypatch):
     monkeypatch.setattr(answers, "HIDDEN_BY_ROUNDING", frozenset())
-    with pytest.raises(InputError, match="does not continue a cached prompt"):
+    with pytest.raises(InputError, match="gives other results with a cache"):
         check_answers(kind)
 
 

@@ -64,7 +64,7 @@ MISTAKES = {
     "a dump that is missing": ([*ATTENTION, "attn_weights=none"], "none.pkl: no such dump"),
     "a dump of other texts": ([*ATTENTION, "attn_weights=other"], "other.pkl was made from different texts: row 1"),
     "a dump of fewer texts": ([*ATTENTION, "attn_weights=fewer"], "fewer.pkl was made from different texts: row 1"),
-    "a pickle that runs code": ([*ATTENTION, "attn_weights=hostile"], "hostile.pkl: refused: it asks for"),
+    "a pickle that runs code": ([*ATTENTION, "attn_weights=hostile"], "hostile.pkl: refused: it imports"),
     "a pair of other texts": (
         ["python", "contrast_attention.py", "attn_dump_large=other", "attn_dump_small=fewer", "attn_diff=out"],
         "the dumps are of different texts: model other has 15 rows, model fewer has 1",
@@ -133,7 +133,7 @@ MISTAKES = {
         ["python", "train.py", "model_dir=out", "quant={load_in_4bit: true}"],
         "quant: set its keys one by one: quant.<key>=..., with a plus if the YAML does not list the key",
     ),
-    "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be text; a number needs quotes"),
+    "a name of digits": ([*RANDOM, "alpha=1", "save_name=2024"], "save_name=2024: must be text; quote it"),
 }
 
 
@@ -293,7 +293,7 @@ def test_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     assert rules.file()(str(path)) == str(path)
     # Of root, as whom tests may run, nothing is kept.
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
-    with pytest.raises(ValueError, match="may not be read by this user"):
+    with pytest.raises(ValueError, match="permission denied"):
         rules.file()(str(path))
 
 

@@ -138,7 +138,7 @@ def test_free_questions_are_asked_resumed_and_scored_by_group(ask, free, tmp_pat
     # Choices where they repeat: four of yes or no, none of three places.
     assert ask(questions=free, group="kind") == (14, 8)
     said = capsys.readouterr().out
-    assert said.count("choice: 3 of 7 questions have no choices: their answers hardly repeat\n") == 2
+    assert said.count("choice: no answers to choose from for 3 of 7 questions: their answers rarely repeat\n") == 2
     assert said.count("7 questions; ") == 2
     unbroken = written(tmp_path / "out")
     for step in (5, 10):
@@ -202,7 +202,7 @@ def test_the_best_accepted_answer_counts_and_the_limit_leaves_room_for_all(ask, 
 
     monkeypatch.setattr(answers, "greedy_answers", saying)
     ask(questions=path, model_dir="trained/checkpoint-5")
-    assert f"{path}: questions without an answer, which are left out: 1\n" in capsys.readouterr().out
+    assert f"{path}: skipped 1 questions without an answer\n" in capsys.readouterr().out
     ((golds, limit, longest),) = asked
     assert golds == ["Ada", "Osk"] and limit == longest
     one, other = read(tmp_path / "out/predictions.csv")

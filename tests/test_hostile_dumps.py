@@ -528,7 +528,7 @@ def test_a_message_shows_a_long_path_in_part(tmp_path):
     folder = tmp_path / ("a" * 200) / ("b" * 200)
     folder.mkdir(parents=True)
     (folder / "X.pkl").write_bytes(calls("mark")["a long name"])
-    assert "X.pkl: refused: it asks for nnn" in refusal(folder / "X")
+    assert "X.pkl: refused: it imports nnn" in refusal(folder / "X")
     assert "Y.pkl: no such dump" in refusal(folder / "Y")
 
 

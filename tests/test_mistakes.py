@@ -42,10 +42,10 @@ MODEL = "give a hub name, a model's folder or a .gguf file"
 ANOTHER = (
     "give another model=..., a hub name, a folder or a .gguf file; `make models` fetches model=models/smollm2-135m"
 )
-NAN = "its training diverged, or dtype=float32 helps"
+NAN = "try dtype=float32; if that fails, its training diverged"
 INFINITE = "weights that are not numbers (NaN or infinite)"
 HOLDS_NONE = "the folder holds no model (none of config.json, adapter_config.json)"
-UNPAIRED = "a quotation mark that is never closed, or not doubled within its text"
+UNPAIRED = "an unclosed quote, or a quote inside a field that is not doubled"
 KINDS = ".csv, .jsonl, .parquet, .json, .txt, a folder"
 BYTES = "must be UTF-8; rename a file whose name is not"
 COLUMN = "; in stages 1 to 4 text_column=... names another"
@@ -120,7 +120,7 @@ EARLY = [
     (f"{GUIDED} attn_weights=large beta=null", "augment_type=attention needs beta=..."),
     (f"{GUIDED} attn_weights=large beta=-1", "beta=-1: must be a number from 0"),
     (f"{RANDOM} save_name=", "save_name=: must be a name"),
-    (f"{RANDOM} save_name=2024", "save_name=2024: must be text; a number needs quotes: \"key='2024'\""),
+    (f"{RANDOM} save_name=2024", "save_name=2024: must be text; quote it: \"key='2024'\""),
     (f"{RANDOM} save_name=null", "save_name=None: must be a name"),
     (f"{RANDOM} save_name=[a,b]", "save_name=['a', 'b']: must be a name"),
     (f"{RANDOM} 'save_name={{a: b}}'", "save_name: must be a name"),
@@ -143,7 +143,7 @@ EARLY = [
     (f"{RANDOM} rank_unit=percent", "rank_unit has no meaning for augment_type=random; leave it out"),
     (f"{SAVE} dtype=half", "dtype=half: must be one of: auto, bfloat16, float16, float32"),
     (f"{SAVE} quant=8", "quant=8: must hold keys and values"),
-    (f"{SAVE} device_map=true", "device_map=True: must be text; a number needs quotes: \"key='True'\""),
+    (f"{SAVE} device_map=true", "device_map=True: must be text; quote it: \"key='True'\""),
     (f"{SAVE} max_memory=5", "max_memory=5: must hold keys and values"),
     (f"{CONTRAST} operation=ratio", "operation=ratio: must be one of: difference, log_ratio"),
     (f"{CONTRAST} target=middle", "target=middle: must be one of: small, large"),
@@ -185,7 +185,7 @@ EARLY = [
     ),
     # Files of texts
     (f"{SAVE} dataset=none.csv", "dataset=none.csv: no such file"),
-    (f"{SAVE} dataset=2024", "dataset=2024: must be text; a number needs quotes: \"key='2024'\""),
+    (f"{SAVE} dataset=2024", "dataset=2024: must be text; quote it: \"key='2024'\""),
     (f"{SAVE} dataset=data", "data: the folder holds no .txt file; name the file of texts in it, if there is one"),
     (f"{ASK} dataset=data", "dataset=data: a folder, not a file"),
     (f"{SAVE} dataset=texts.tsv", f"texts.tsv: unknown kind of file; texts are read from {KINDS}"),
@@ -224,7 +224,10 @@ EARLY = [
         f"{SAVE} dataset=inner.csv",
         f"inner.csv: row 1 has {UNPAIRED}",
     ),
-    (f"{TRAIN} dataset=wide.csv", "wide.csv: row 2 has more or fewer fields than the header; quote texts with commas"),
+    (
+        f"{TRAIN} dataset=wide.csv",
+        "wide.csv: row 2 has more or fewer fields than the header; put quotes around texts with commas",
+    ),
     (f"{RANDOM} dataset=blank.csv", "blank.csv: row 2 has an empty text"),
     (f"{RANDOM} dataset=half.csv", "half.csv: row 1 has <city> without its other half; tags=false leaves tags …"),
     (f"{SAVE} dataset=lines.jsonl", rf"lines.jsonl: line 1 has no 'text' (keys: a\nb){COLUMN}"),
@@ -358,7 +361,7 @@ EARLY = [
     ),
     (
         f"{TRAIN} model_dir=trained resume=true",
-        "resume: trained/checkpoint-2 lacks its weights; no earlier checkpoint is whole: train again …",
+        "resume: trained/checkpoint-2 lacks its weights; no complete checkpoint is left: start over …",
     ),
     # Dumps
     (
@@ -374,7 +377,7 @@ EARLY = [
     # Heat maps
     (f"{SAVE} heatmap=page.pdf", "heatmap=page.pdf: must end in .html or .png"),
     (f"{SAVE} heatmap=.png", "heatmap=.png: must end in .html or .png"),
-    (f"{SAVE} heatmap=true", "heatmap=True: must be text; a number needs quotes: \"key='True'\""),
+    (f"{SAVE} heatmap=true", "heatmap=True: must be text; quote it: \"key='True'\""),
     (f"{SAVE} heatmap=texts.csv/page.html", "heatmap: texts.csv/page.html can't be written: Not a directory"),
     (f"{RANDOM} heatmap=texts.csv/page.png", "heatmap: texts.csv/page.png can't be written: Not a directory"),
     (f"{CONTRAST} heatmap=page.html", "heatmap: a dump does not hold its texts; add dataset=..."),
@@ -386,7 +389,7 @@ EARLY = [
         f"{CONTRAST} dataset=texts.csv attn_dump_small=fewer",
         "fewer.pkl has 1 rows and texts.csv 2: make the dump from this dataset",
     ),
-    (f"{CONTRAST} attn_dump_small=hostile", "hostile.pkl: refused: it asks for …"),
+    (f"{CONTRAST} attn_dump_small=hostile", "hostile.pkl: refused: it imports …"),
     (f"{CONTRAST} attn_dump_small=cut", "cut.pkl: refused: …"),
     (f"{CONTRAST} attn_dump_small=changed", "changed.pkl: refused: damaged: its checksum is not that of what it holds"),
     (
@@ -449,7 +452,7 @@ LATE = [
     (f"{TRAIN} trainer.report_to=none2", "trainer: none2 is not supported, only …"),
     (
         f"{TRAIN} +trainer.dataloader_drop_last=true",
-        "trainer.dataloader_drop_last=true: 2 texts are fewer than a batch; leave it out",
+        "trainer.dataloader_drop_last=true: 2 examples do not fill one batch; leave it out",
     ),
     (f"{TRAIN} lora.target_modules=5", "lora.target_modules=5: must be a name or a list or null"),
     (f"{TRAIN} lora.target_modules=[5]", "lora.target_modules=[5]: must be a name or a list or null"),
@@ -506,9 +509,9 @@ LATE = [
     (f"{SAVE} model=broken_tokenizer", f"model=broken_tokenizer: cannot load the tokenizer: … - {ANOTHER}"),
     (
         f"{SAVE} model=template",
-        "model=template: its tokenizer.json puts <nope> around a text and does not define it",
+        "model=template: its tokenizer.json adds <nope> to a text but does not define it",
     ),
-    (f"{RANDOM} model=template", "model=template: its tokenizer.json puts <nope> around a text and does not define it"),
+    (f"{RANDOM} model=template", "model=template: its tokenizer.json adds <nope> to a text but does not define it"),
     (f"{SAVE} model=broken_weights", f"model=broken_weights: cannot load the model: … - {ANOTHER}"),
     (f"{SAVE} model=weightless", f"model=weightless: cannot load the model: … - {ANOTHER}"),
     (f"{SAVE} model=lacking", "lacking: its files lack weights of the model: model.norm.weight"),

@@ -95,7 +95,7 @@ def adapter(tiny_model, tmp_path):
 WRONG_ADAPTERS = {
     "misnamed": (
         lambda kept: {name.replace("model.model.", "model."): weight for name, weight in kept.items()},
-        "the model has no place for its base_model.model.layers.0.mlp.down_proj.lora_A.weight and 41 more",
+        "the model has no module for its base_model.model.layers.0.mlp.down_proj.lora_A.weight and 41 more",
     ),
     "one is missing": (
         without("layers.2.mlp.up_proj.lora_B"),
@@ -103,7 +103,7 @@ WRONG_ADAPTERS = {
     ),
     "one too many": (
         lambda kept: kept | {"base_model.model.model.layers.9.mlp.up_proj.lora_B.weight": torch.ones(48, 4)},
-        "no place for its base_model.model.model.layers.9.mlp.up_proj.lora_B.weight$",
+        "no module for its base_model.model.model.layers.9.mlp.up_proj.lora_B.weight$",
     ),
     "another shape": (
         lambda kept: {name: weight[:, :2].clone() if "lora_B" in name else weight for name, weight in kept.items()},
@@ -122,7 +122,7 @@ def test_an_adapters_weights_that_do_not_fit_are_refused_by_name(kind, adapter, 
     assert not [warning for warning in recwarn if "adapter keys" in str(warning.message)]
 
 
-@pytest.mark.parametrize(("layers", "message"), [(2, "no place for its .*layers.2"), (4, "it lacks .*layers.3")])
+@pytest.mark.parametrize(("layers", "message"), [(2, "no module for its .*layers.2"), (4, "it lacks .*layers.3")])
 def test_a_base_model_of_other_layers_is_refused(layers, message, adapter, tmp_path):
     path, _ = adapter
     other = tiny.save(tmp_path / "other", "llama", num_hidden_layers=layers)

@@ -134,10 +134,14 @@ CONTENTS = [
         "a.tsv: unknown kind of file; texts are read from .csv, .jsonl, .parquet, .json, .txt, a folder",
     ),
     ("noending", b"text\na\n", "noending: unknown kind of file"),
-    ("a.csv", b'"te"xt\na\n', "a.csv: the header has a quotation mark that is never closed, or not doubled"),
-    ("a.csv", b'text\n"a"b\n', "a.csv: row 1 has a quotation mark that is never closed, or not doubled"),
-    ("a.csv", b'text\na\n"b\nc\n', "a.csv: row 2 has a quotation mark that is never closed, or not doubled"),
-    ("a.csv", b"text\na\nb, c\n", "a.csv: row 2 has more or fewer fields than the header; quote texts with commas"),
+    ("a.csv", b'"te"xt\na\n', "a.csv: the header has an unclosed quote, or a quote inside a field"),
+    ("a.csv", b'text\n"a"b\n', "a.csv: row 1 has an unclosed quote, or a quote inside a field"),
+    ("a.csv", b'text\na\n"b\nc\n', "a.csv: row 2 has an unclosed quote, or a quote inside a field"),
+    (
+        "a.csv",
+        b"text\na\nb, c\n",
+        "a.csv: row 2 has more or fewer fields than the header; put quotes around texts with commas",
+    ),
     ("a.csv", b"id,text\n1,a\n2\n", "a.csv: row 2 has more or fewer fields than the header"),
     ("a.csv", b"A text. " * 100, "a.csv: no column 'text' (columns, separated by commas: A text. A text. "),
     ("a.csv", b'"a\nb\x1b[31m",c\n', r"a.csv: no column 'text' (columns, separated by commas: a\nb\x1b[31m, c); in"),
@@ -146,11 +150,11 @@ CONTENTS = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "b"', "a.jsonl: line 2 is not JSON: "),
     ("a.jsonl", b'{"text": "a"}\n\n["b"]', "a.jsonl: line 3 is not a JSON object; a .jsonl file has one per line"),
     ("a.jsonl", b'{"text": "a"}\n{"body": "b", "id": 2}', "a.jsonl: line 2 has no 'text' (keys: body, id)"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": null}', "a.jsonl: line 2 has no text in 'text' but null"),
-    ("a.jsonl", b'{"text": 5}', "a.jsonl: line 1 has no text in 'text' but 5"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": null}', "a.jsonl: line 2: 'text' is null, not text"),
+    ("a.jsonl", b'{"text": 5}', "a.jsonl: line 1: 'text' is 5, not text"),
     ("a.jsonl", b'{"text": ""}', "a.jsonl: line 1 has an empty text"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', "a.jsonl: line 2 is not UTF-8; save the file as UTF-8"),
-    ("a.jsonl", rb'{"text": "a \ud83d"}', "a.jsonl: line 1 has half a character"),
+    ("a.jsonl", rb'{"text": "a \ud83d"}', "a.jsonl: line 1 contains a lone surrogate"),
     ("a.jsonl", b"[" * 100_000, "a.jsonl: line 1 is not JSON"),
     ("a.jsonl", b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "a.jsonl: line 1 is not JSON: Exceeds the limit"),
     ("a.jsonl", rb'{"a\nb": "a"}', r"a.jsonl: line 1 has no 'text' (keys: a\nb)"),
@@ -196,9 +200,9 @@ def test_a_parquet_file_without_such_a_column_or_text(tmp_path):
     path = write(tmp_path / "a.parquet", TEXTS, "body")
     with pytest.raises(InputError, match=r"a.parquet: no column 'text' \(columns: id, body\)"):
         read(path)
-    with pytest.raises(InputError, match="a.parquet: row 1 has no text in 'id' but 0"):
+    with pytest.raises(InputError, match="a.parquet: row 1: 'id' is 0, not text"):
         read(path, "id")
-    with pytest.raises(InputError, match="a.parquet: row 2 has no text in 'text' but null"):
+    with pytest.raises(InputError, match="a.parquet: row 2: 'text' is null, not text"):
         read(write(tmp_path / "a.parquet", ["a", None]))
 
 

@@ -263,7 +263,7 @@ def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
     assert ids[0] < ids[1] == ids[2]
     assert highest_id(encoded, 0) == (ids[1], 2) and highest_id(encoded[:1], 6) == (ids[0], 7)
     check_ids(encoded[1], ids[1] + 1, "data.csv: row 2")
-    with pytest.raises(InputError, match=f"data.csv: row 2: .* the id {ids[1]}, .* has {ids[1]} rows"):
+    with pytest.raises(InputError, match=f"data.csv: row 2: token id {ids[1]} is out of range .* {ids[1]} rows"):
         check_ids(encoded[1], ids[1], "data.csv: row 2")
 
 

@@ -117,7 +117,7 @@ def test_a_text_without_tokens_gives_no_example():
     examples, cut = training_examples(tokenizer, ["   ", "Ada and Bo", "東京"], *others)
     assert cut == 0 and [tokenizer.decode(example["input_ids"]) for example in examples] == ["Ada and Bo"]
     for texts in (["   "], ["Ada", "東京"]):
-        with pytest.raises(InputError, match="^texts.csv: no token counts in the loss: every text is blank to the tok"):
+        with pytest.raises(InputError, match="^texts.csv: no token counts in the loss: every text has at most one"):
             training_examples(tokenizer, texts, *others)
 
 
@@ -135,7 +135,7 @@ def test_padding_carries_no_loss_and_an_end_of_text_token_does():
 def test_an_architecture_that_mixes_packed_texts_is_refused(run, tmp_path):
     model = tiny.save(tmp_path / "hybrid", "qwen3_5")
     for precision in ("float32", "bfloat16"):
-        with pytest.raises(InputError, match="packing: a model of type qwen3_5_text mixes the texts"):
+        with pytest.raises(InputError, match="packing: in a model of type qwen3_5_text packed texts see each other"):
             run("hybrid", model=model, dtype=precision, packing="true")
 
 
@@ -374,7 +374,7 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_taken(run
     (folder / "checkpoint-best").mkdir()
     run("spoilt", resume="true", **EVERY_STEP)
     said = capsys.readouterr().out
-    assert f"{folder}/checkpoint-1 was not completely saved; " in said
+    assert f"{folder}/checkpoint-1 is incomplete; " in said
     assert f"/adapter_model.safetensors is cut short or damaged; continuing from {folder}/checkpoint-2\n" in said
     assert re.search(rf"4 steps, mean loss [\d.]+ since {folder}/checkpoint-2; the last checkpoint is", said)
     for name, weight in expected.items():
@@ -389,7 +389,7 @@ def test_where_no_checkpoint_is_whole_none_is_resumed(run):
     folder = run("lost")
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "optimizer.pt").unlink()
-    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: train again"):
+    with pytest.raises(InputError, match="checkpoint-4 lacks the optimizer's state.*: start over"):
         run("lost", resume="true", **{"trainer.max_steps": 6})
 
 
@@ -399,7 +399,7 @@ def test_a_run_that_was_stopped_in_its_first_save_begins_anew(run, capsys):
     (folder / "checkpoint-4/trainer_state.json").unlink()
     run("first", resume="true", **once)
     said = capsys.readouterr().out
-    assert f"{folder}/checkpoint-4 was not completely saved; starting over\n" in said
+    assert f"{folder}/checkpoint-4 is incomplete; starting over\n" in said
     assert "from the start" in said
 
 
@@ -621,7 +621,7 @@ def test_an_id_that_the_model_does_not_know_is_named_by_its_row():
     tokenizer = tiny.tokenizer()
     low, high = sorted(["The city is Odense.", "Ada was born."], key=lambda text: max(tokenizer(text)["input_ids"]))
     rows = max(tokenizer(low)["input_ids"]) + 1
-    with pytest.raises(InputError, match="^data.csv: row 2: .* the id"):
+    with pytest.raises(InputError, match="^data.csv: row 2: token id"):
         training_examples(tokenizer, [low, high], 64, None, True, rows, "data.csv")
     assert len(training_examples(tokenizer, [low, low], 64, None, True, rows, "data.csv")[0]) == 2
 
@@ -651,7 +651,7 @@ def test_an_annotation_is_described_in_one_order(hint):
         ),
         (
             {"+trainer.dataloader_drop_last": "true", "trainer.per_device_train_batch_size": 4},
-            "^trainer.dataloader_drop_last=true: 3 texts are fewer than a batch",
+            "^trainer.dataloader_drop_last=true: 3 examples do not fill one batch",
         ),
     ],
     ids=str,

@@ -84,8 +84,8 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
     # After the first half several tokens at once, as a gold answer's, then single ones, as in generating.
     ends = [half, *range(max(half + 2, count - CHECKED_STEPS), count), count]
     refusal = (
-        f"a model of type {model.config.model_type} does not continue a cached prompt, in a batch, as it continues the "
-        "text alone, which evaluate.py needs"
+        f"a model of type {model.config.model_type} gives other results with a cache in a padded batch, so evaluate.py "
+        "can't use it"
     )
     if model.config.model_type in HIDDEN_BY_ROUNDING:
         raise InputError(refusal)
@@ -246,7 +246,7 @@ def continuation_log_likelihoods(
 def checked(likelihoods: list[float]) -> list[float]:
     if any(map(math.isnan, likelihoods)):
         raise InputError(
-            "the model's probabilities are not numbers (NaN): its training diverged, or dtype=float32 helps"
+            "the model's probabilities are not numbers (NaN): try dtype=float32; if that fails, its training diverged"
         )
     return likelihoods
 

@@ -227,7 +227,7 @@ def plain(settings: object, room: Room | None = None, depth: int = 0) -> object:
         # The most that it takes as JSON: twelve characters for one, hundreds for a number.
         room.spend(1000 + 12 * len(settings) if type(settings) is str else 1000)
     if type(settings) in (dict, list) and depth == DEEPEST:
-        raise Refused("its settings lie too deep within each other")
+        raise Refused("its settings are nested too deeply")
     if type(settings) is dict and all(type(key) is str for key in settings):
         return {plain(key, room): plain(value, room, depth + 1) for key, value in settings.items()}
     if type(settings) is list:
@@ -236,7 +236,7 @@ def plain(settings: object, room: Room | None = None, depth: int = 0) -> object:
         return settings.made().item()
     if type(settings) in (int, float, bool, type(None)) or (type(settings) is str and settings.isprintable()):
         return settings
-    raise Refused("its model, tokenizer or settings hold what is no number and no text that prints on one line")
+    raise Refused("its model, tokenizer and settings may hold only numbers and one-line text")
 
 
 def read(name: str) -> Dump | list[np.ndarray]:
@@ -349,7 +349,7 @@ def _dump_1(content: dict, room: Room) -> Dump:
     rows = []
     for number, row in enumerate(content["rows"], start=1):
         if type(row) is not dict:
-            raise Refused(f"row {number} is no dict")
+            raise Refused(f"row {number} is not a dict")
         _check_keys(row, Row._fields, f"row {number}: ")
         _check_hash(row["text_sha256"], number)
         values, offsets = row["values"], row["offsets"]

@@ -126,7 +126,10 @@ def load_model(
     if len(devices) > 1 and state.is_main_process:
         print(f"{model} is spread over {', '.join(map(str, sorted(devices, key=str)))}", flush=True)
     if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
-        print("no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)", flush=True)
+        print(
+            "this CPU has no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)",
+            flush=True,
+        )
     return loaded
 
 
@@ -227,8 +230,8 @@ def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> Non
             wrong.append(name)
     if wrong:
         raise InputError(
-            f"{model}: weights that are not numbers (NaN or infinite): {first_of(wrong)}; its training diverged, or "
-            "dtype=float32 helps"
+            f"{model}: weights that are not numbers (NaN or infinite): {first_of(wrong)}; try dtype=float32; if that "
+            "fails, its training diverged"
         )
 
 
@@ -247,7 +250,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     try:
         return model.merge_and_unload()
     except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise InputError(f"the adapter can't become part of its base model: {one_line(error)}") from error
+        raise InputError(f"the adapter can't be merged into its base model: {one_line(error)}") from error
 
 
 def check_ends(adapted: PreTrainedModel) -> None:
@@ -352,7 +355,7 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
     except Exception as error:  # a damaged file can raise nearly anything, as can another model's adapter
         raise InputError(f"{problem}: {one_line(error)}") from error
     if report.unexpected_keys:
-        raise InputError(f"{problem}: the model has no place for its {first_of(report.unexpected_keys)}")
+        raise InputError(f"{problem}: the model has no module for its {first_of(report.unexpected_keys)}")
     # Names of both kinds are those of an older peft, which it has just read.
     if expected.keys() - found.keys() and not found.keys() - expected.keys():
         raise InputError(f"{problem}: it lacks {first_of(expected.keys() - found.keys())}")

@@ -82,7 +82,7 @@ class Array:
         version, self.shape, self.dtype, self.fortran, self.data = state
         lengths = all(type(length) is int and 0 <= length < 2**31 for length in self.shape)
         if version != 1 or not lengths or len(self.shape) > 2:
-            raise Refused("it holds an array of more than two dimensions, or of a shape that is none")
+            raise Refused("it holds an array of more than two dimensions, or one with an invalid shape")
 
     @property
     def code(self) -> str:
@@ -117,7 +117,7 @@ def _ndarray(*arguments: object) -> None:
 
 def _frombuffer(data: object, dtype: object, shape: object, order: object) -> Array:
     if order not in ("C", "F"):
-        raise Refused("it holds an array that is in no order")
+        raise Refused("it holds an array with an unknown memory order")
     array = Array()
     array.__setstate__((1, shape, dtype, order == "F", data))
     return array
@@ -180,7 +180,7 @@ class _Reader:
         while (number := data[self.at]) != STOP:
             self.at += 1
             if number not in OPERATIONS:
-                raise Refused(f"it asks for the operation {number:#04x}, which a dump has no use for")
+                raise Refused(f"it uses the pickle operation {number:#04x}, which is not allowed in a dump")
             step, argument, cost = OPERATIONS[number]
             if cost:
                 room.spend(cost)
@@ -237,7 +237,7 @@ class _Reader:
 
     def mark(self, _: None) -> None:
         if len(self.below) == MARKS:
-            raise Refused("its containers lie too deep within each other")
+            raise Refused("its containers are nested too deeply")
         self.below.append(self.stack)
         self.stack = []
 
@@ -324,7 +324,7 @@ class _Reader:
 
     def named(self, module: str, name: str) -> None:
         if (module, name) not in self.names:
-            raise NameRefused(f"it asks for {module[:50]}.{name[:50]}, which a dump has no use for")
+            raise NameRefused(f"it imports {module[:50]}.{name[:50]}, which is not allowed in a dump")
         self.stack.append(self.names[module, name])
 
     def call(self, _: None) -> None:

@@ -154,7 +154,7 @@ def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, l
     """
     saved = saved_checkpoints(model_dir)
     broken = [left for left in numbered_checkpoints(model_dir) if left not in saved]
-    unsaved = [f"{left} was not completely saved" for left in broken]
+    unsaved = [f"{left} is incomplete" for left in broken]
     faults = []
     for candidate in saved:
         found = fault(candidate, processes)
@@ -165,7 +165,7 @@ def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, l
         faults.append(found)
         broken.append(candidate)
     if faults:
-        raise InputError(f"resume: {faults[0]}; no earlier checkpoint is whole: train again in another model_dir")
+        raise InputError(f"resume: {faults[0]}; no complete checkpoint is left: start over in another model_dir")
     if unsaved and artifacts.is_first_process():
         print(f"{'; '.join(unsaved)}; starting over")
     return None, broken

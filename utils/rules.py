@@ -16,7 +16,7 @@ Rule = Callable[[object], object]
 def text() -> Rule:
     def rule(value):
         if isinstance(value, (int, float)):
-            raise ValueError(f"must be text; a number needs quotes: \"key='{value}'\"")
+            raise ValueError(f"must be text; quote it: \"key='{value}'\"")
         if not isinstance(value, str) or not value:
             raise ValueError("must be a name")
         try:
@@ -130,7 +130,7 @@ def file(or_folder: bool = False) -> Rule:
         elif not is_there(value, stat.S_ISREG):
             raise ValueError("no such file")
         if not os.access(plain_path(value), os.R_OK):
-            raise ValueError("may not be read by this user")
+            raise ValueError("permission denied")
         return plain_path(value)
 
     return rule

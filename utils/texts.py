@@ -56,12 +56,12 @@ def read(path: str | Path, column: str = "text") -> Iterator[tuple[str, str]]:
     try:
         for place, text in _reader(path, column):
             if not isinstance(text, str):
-                raise InputError(f"{place} has no text in {column!r} but {json.dumps(text, default=str)[:50]}")
+                raise InputError(f"{place}: {column!r} is {json.dumps(text, default=str)[:50]}, not text")
             if not text:
                 raise InputError(f"{place} has an empty text")
             # JSON can spell half of a character that UTF-16 has in two, which no file in UTF-8 can hold.
             if not text.isascii() and re.search("[\ud800-\udfff]", text):
-                raise InputError(f"{place} has half a character (a lone surrogate)")
+                raise InputError(f"{place} contains a lone surrogate (half of a UTF-16 pair)")
             yield place, text
     except FileNotFoundError as error:
         raise InputError(f"{error.filename or path}: no such file") from error
@@ -111,13 +111,13 @@ def csv_records(path: str | Path, check_header: Callable[[list[str]], None]) -> 
             for row, cells in enumerate(reader, start=1):
                 if None in cells or None in cells.values():
                     raise InputError(
-                        f"{path}: {place} has more or fewer fields than the header; quote texts with commas"
+                        f"{path}: {place} has more or fewer fields than the header; put quotes around texts with commas"
                     )
                 yield row, cells
                 place = f"row {row + 1}"
     except csv.Error as error:
         if '"' in str(error) or "unexpected end" in str(error):
-            problem = "a quotation mark that is never closed, or not doubled within its text"
+            problem = "an unclosed quote, or a quote inside a field that is not doubled"
             raise InputError(f"{path}: {place} has {problem}") from error
         raise InputError(f"{path}: {place} can't be read as CSV: {one_line(error)}") from error
 

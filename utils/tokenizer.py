@@ -32,7 +32,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
     except Exception as error:  # a damaged file can raise nearly anything
         raise cannot_load("tokenizer", model, error) from error
     if not tokenizer.is_fast:
-        raise InputError(f"model={model}: its tokenizer is a slow one, without character offsets; a fast one is needed")
+        raise InputError(f"model={model}: needs a fast tokenizer; this one gives no character offsets")
     check_template(tokenizer, model)
     if tokenizer.pad_token is None:
         # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
@@ -53,7 +53,7 @@ def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
         for piece in pieces:
             named = piece.get("SpecialToken", {}).get("id")
             if named is not None and named not in part["special_tokens"]:
-                raise InputError(f"model={model}: its tokenizer.json puts {named} around a text and does not define it")
+                raise InputError(f"model={model}: its tokenizer.json adds {named} to a text but does not define it")
 
 
 def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:

@@ -119,8 +119,8 @@ def check_ids(encoded: Encoded, rows: int, what: str) -> None:
 def check_id(highest: int, rows: int, what: str) -> None:
     if highest >= rows:
         raise InputError(
-            f"{what}: the tokenizer gives a token the id {highest}, and the model's embedding has {rows} rows; "
-            "take the tokenizer that the model was trained with"
+            f"{what}: token id {highest} is out of range for the model's embedding of {rows} rows; use the tokenizer "
+            "that the model was trained with"
         )
 
 

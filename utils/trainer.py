@@ -116,7 +116,7 @@ def train(
     """
     if arguments.dataloader_drop_last and len(examples) < arguments.train_batch_size:
         raise InputError(
-            f"trainer.dataloader_drop_last=true: {len(examples)} texts are fewer than a batch; leave it out"
+            f"trainer.dataloader_drop_last=true: {len(examples)} examples do not fill one batch; leave it out"
         )
     try:
         trainer = CheckedTrainer(

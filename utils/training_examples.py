@@ -63,9 +63,7 @@ def training_examples(
             labels[learns] = to_learn[places[learns]]
             examples.append({"input_ids": ids[places].tolist(), "labels": labels.tolist()})
     if all(label == IGNORED for example in examples for label in example["labels"]):
-        raise InputError(
-            f"{dataset}: no token counts in the loss: every text is blank to the tokenizer, or of one token"
-        )
+        raise InputError(f"{dataset}: no token counts in the loss: every text has at most one token, or only blanks")
     return examples, cut
 
 
@@ -107,4 +105,6 @@ def check_packing(model: "PreTrainedModel", collator, examples: list[dict]) -> N
         packed, apart = logits(examples), torch.cat([logits([example]) for example in examples])
     # bfloat16 moves logits by less than a hundredth of their spread, other texts in sight by a tenth and more.
     if (packed - apart).abs().mean() > 0.05 * apart.std():
-        raise InputError(f"packing: a model of type {model.config.model_type} mixes the texts; use packing=false")
+        raise InputError(
+            f"packing: in a model of type {model.config.model_type} packed texts see each other; use packing=false"
+        )
