@@ -191,7 +191,7 @@ def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:
 
 
 def check_guidance(config: Mapping) -> None:
-    """Raise InputError where what guides the dropout is missing, or is given and not used."""
+    """Raise InputError if what guides the dropout is missing, or is given and not used."""
     guided = config["augment_type"] == "attention"
     for key in ("beta", "attn_weights"):
         if guided and config.get(key) is None:

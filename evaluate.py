@@ -122,7 +122,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
 
 
 def settle(config) -> None:
-    """Fill in what null stands for. Raises InputError where a key of the other kind of questions, people's or free
+    """Fill in what null stands for. Raises InputError if a key of the other kind of questions, people's or free
     ones, was given (but for `template`, which is set to null), or where what is needed is not there."""
     if config.questions:
         for key in ("dataset", "prompts", "people"):

@@ -253,7 +253,7 @@ def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
 
 
 def check_layers(layers: list[int], count: int) -> None:
-    """Raise InputError where the model, which has `count` layers, has no such layer."""
+    """Raise InputError if the model, which has `count` layers, has no such layer."""
     if layers[-1] >= count:
         raise InputError(f"layers={layers}: the model has {count} layers, numbered from 0")
 
@@ -265,7 +265,7 @@ def before_fields(
     of each field the last token that ends where the field begins, or before. A space that is a token by itself counts
     as any other: it is the token from which the model predicts the field's first.
 
-    tagged: None for a text without tags. Raises InputError where there is no such token, naming the row (the first
+    tagged: None for a text without tags. Raises InputError if there is no such token, naming the row (the first
     text's number, from 0, is `first`).
     """
     found = []

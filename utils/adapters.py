@@ -48,7 +48,7 @@ UNSUPPORTED = (
 
 
 def check_named(adapter: str, base: str) -> None:
-    """Raise InputError where an adapter's base model has no name."""
+    """Raise InputError if an adapter's base model has no name."""
     if not base:
         raise InputError(f"{adapter}: the adapter names no base model; give it as model=...")
 
@@ -56,7 +56,7 @@ def check_named(adapter: str, base: str) -> None:
 def adapter_base(model: str) -> str | None:
     """The base model that an adapter's folder names ("" for none); None where `model` is not such a folder.
 
-    Raises InputError where the adapter's configuration can't be read, or is of a kind that is not supported.
+    Raises InputError if the adapter's configuration can't be read, or is of a kind that is not supported.
     """
     path = Path(model).expanduser() / "adapter_config.json"
     if not path.is_file():
@@ -73,7 +73,7 @@ def adapter_base(model: str) -> str | None:
 
 
 def check_base(model: str, base: str | None) -> None:
-    """Raise InputError where an adapter rests on itself; `base` is what it is put on, maybe an adapter as well."""
+    """Raise InputError if an adapter rests on itself; `base` is what it is put on, maybe an adapter as well."""
     place, below = Path(model).expanduser().resolve(), base
     seen = set()
     while below and below not in seen:

@@ -33,7 +33,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast, questions: list[Question])
 def check_questions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int
 ) -> None:
-    """Raise InputError, naming the question, where a prompt and `room` tokens of answer exceed the model's context, or
+    """Raise InputError, naming the question, if a prompt and `room` tokens of answer exceed the model's context, or
     where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1."""
     limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
@@ -70,7 +70,7 @@ HIDDEN_BY_ROUNDING = {
 
 @torch.inference_mode()
 def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, question: Question) -> None:
-    """Raise InputError where a padded batch that goes on from the cache gives other logits than each text alone.
+    """Raise InputError if a padded batch that goes on from the cache gives other logits than each text alone.
 
     Not every architecture keeps all that it needs in transformers' cache: Mamba, RWKV and RecurrentGemma do not. Jamba
     loses its state where several tokens follow at once, BART's positions count the padding, RoBERTa's begin at 2.

@@ -70,7 +70,7 @@ def lora_arguments(lora: dict | None) -> "LoraConfig | None":
 
 
 def check_fsdp(arguments: "TrainingArguments", quant: dict | None) -> None:
-    """Raise InputError where FSDP is asked for, and could not shard the model, or not read it in one process."""
+    """Raise InputError if FSDP is asked for, and could not shard the model, or not read it in one process."""
     if arguments.fsdp and (quant or {}).get("load_in_8bit"):
         raise InputError("trainer.fsdp: it can't shard a model in 8 bit; add quant=null")
     if arguments.fsdp and not arguments.fsdp_config.get("cpu_ram_efficient_loading"):

@@ -173,7 +173,7 @@ def _locked(key: str, path: Path, place: Path) -> int:
 
 
 def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None:
-    """Raise InputError where one of the outputs, which `key` names, is a file that the run reads.
+    """Raise InputError if one of the outputs, which `key` names, is a file that the run reads.
 
     inputs: the keys that name what it reads, and what they name. The record beside an artifact is an output as well: of
     save_name=texts it is texts.json.
@@ -205,7 +205,7 @@ def check_writable(key: str, *paths: Path) -> None:
 
 
 def check_records(key: str, *paths: Path) -> None:
-    """Raise InputError where one of the paths ends in .json and is there, but is no record: of model=folder
+    """Raise InputError if one of the paths ends in .json and is there, but is no record: of model=folder
     save_name=folder/config it would be the model's own configuration."""
     for path in paths:
         if path.suffix != ".json" or not path.exists():

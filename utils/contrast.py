@@ -28,7 +28,7 @@ def contrast(large: Dump, small: Dump, operation: str = "difference", target: st
     """The dump of `operation` applied to what `large` and `small` say of each token.
 
     `target` names the dump ("small" or "large") whose tokens the result bears where the tokenizers differ;
-    where they are the same, nothing is projected. Raises InputError, naming both sides, where texts, settings or
+    where they are the same, nothing is projected. Raises InputError, naming both sides, if texts, settings or
     (under one tokenizer) tokens are not the same.
     """
     large_settings, small_settings = OLDER | large.settings, OLDER | small.settings

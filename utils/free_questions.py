@@ -151,7 +151,7 @@ def choices_for(question: FreeQuestion, choices: list[str]) -> list[str]:
 
 
 def check_spelling(place: str, cells: dict) -> None:
-    """Raise InputError where a column differs from one that is read only in capitals and spaces: it would be taken for
+    """Raise InputError if a column differs from one that is read only in capitals and spaces: it would be taken for
     one of the user's own, and a question's paragraph, say, be lost."""
     for column in cells:
         meant = str(column).strip().lower()
@@ -234,7 +234,7 @@ def text_in(place: str, cells: dict, column: str) -> str:
 
 
 def text_of(place: str, column: str, value: object) -> str:
-    """A value without the white space around it; InputError where it is empty, or no text."""
+    """A value without the white space around it; InputError if it is empty, or no text."""
     if isinstance(value, (int, float)) and math.isfinite(value):  # NaN is how Python's JSON has a missing value
         value = str(value)
     if not isinstance(value, str):

@@ -42,7 +42,7 @@ def _hub_answers() -> bool:
 
 def load_config(model: str, trust_remote_code: bool = False) -> "PreTrainedConfig":
     """The configuration of a model or, of an adapter, of its base model; its weights, which may take minutes, are not
-    loaded. Raises InputError where it can't be read."""
+    loaded. Raises InputError if it can't be read."""
     from transformers import AutoConfig
 
     base = adapter_base(model)

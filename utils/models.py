@@ -56,7 +56,7 @@ def load_model(
     memory holds; attn_implementation: transformers' name of a way to attend, None for its own choice; placed:
     transformers' device_map and max_memory, handed on as they are. An adapter's folder gives the base model that it
     names, or `base`, with the adapter on it.
-    Raises InputError where the model can't be had, or where its files do not hold just the weights that it has.
+    Raises InputError if the model can't be had, or if its files do not hold just the weights that it has.
     """
     unknown = set(quant or ()) - set(inspect.signature(BitsAndBytesConfig.__init__).parameters)
     if unknown:
@@ -219,7 +219,7 @@ def check_weights(model: str, report: dict) -> None:
 
 
 def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise InputError, naming the first, where a weight holds NaN or infinity."""
+    """Raise InputError, naming the first, if a weight holds NaN or infinity."""
     wrong = []
     for name, weight in weights:
         # A sum takes no memory; one that is not finite can come of finite weights.
@@ -243,7 +243,7 @@ def first_of(names: Iterable[str]) -> str:
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A model to train, or to put a new adapter on: an adapter that it bears already becomes part of its weights.
 
-    Raises InputError where this kind of adapter can't.
+    Raises InputError if this kind of adapter can't.
     """
     if not hasattr(model, "merge_and_unload"):
         return model
@@ -254,7 +254,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_ends(adapted: PreTrainedModel) -> None:
-    """Raise InputError where an adapter changes the embedding or the vocabulary head of a model in which the two share
+    """Raise InputError if an adapter changes the embedding or the vocabulary head of a model in which the two share
     their weights: neither a checkpoint nor merging tells which of them it changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
@@ -272,7 +272,7 @@ def check_ends(adapted: PreTrainedModel) -> None:
 def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> PreTrainedModel:
     """The model with a new adapter on it, whose weights alone are trained; without `lora` all of the model's own are.
 
-    name: the model's, which evaluate.py puts the adapter onto. Raises InputError where peft can't make the adapter.
+    name: the model's, which evaluate.py puts the adapter onto. Raises InputError if peft can't make the adapter.
     """
     from peft import get_peft_model
 

@@ -70,7 +70,7 @@ class Earlier:
 def earlier_run(model_dir: Path, resume: bool, processes: int) -> Earlier:
     """What lies in model_dir to resume from: nothing, unless `resume`.
 
-    Raises InputError where there are checkpoints without `resume`, or with it none of them that is whole.
+    Raises InputError if there are checkpoints without `resume`, or with it none of them that is whole.
     """
     record = model_dir / "run.json"
     if not resume:
@@ -99,7 +99,7 @@ def read_resumed(record: Path) -> dict:
 
 
 def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
-    """Raise InputError where a run's record says that its checkpoints were made with other settings, other
+    """Raise InputError if a run's record says that its checkpoints were made with other settings, other
     texts or another number of processes. A default that is spelt out is the same setting."""
     record, made = earlier.record, earlier.made
     if made is None:
@@ -132,7 +132,7 @@ def check_resumed(earlier: Earlier, settings: dict, trained_on: dict) -> None:
 
 
 def check_weights(earlier: Earlier, weights_sha256: str, model: str) -> None:
-    """Raise InputError where a run's record says that its model's weights differ from those of `model`."""
+    """Raise InputError if a run's record says that its model's weights differ from those of `model`."""
     if earlier.made is not None and earlier.made["weights_sha256"] != weights_sha256:
         raise InputError(f"resume: the weights of model={model} are not those of the run's start ({earlier.record})")
 
@@ -150,7 +150,7 @@ def defaults(kind) -> dict:
 def checkpoint_to_resume(model_dir: Path, processes: int) -> tuple[str | None, list[Path]]:
     """The last checkpoint that is whole, and those that are not, which are not used.
 
-    Raises InputError where some were saved to their end and none is whole.
+    Raises InputError if some were saved to their end and none is whole.
     """
     saved = saved_checkpoints(model_dir)
     broken = [left for left in numbered_checkpoints(model_dir) if left not in saved]

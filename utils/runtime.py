@@ -72,7 +72,7 @@ def signals_interrupt() -> Iterator[list[int]]:
 
 
 def check_environment(several_processes: bool) -> None:
-    """Raise InputError where the script would wait without end for processes that nobody launched, or where those that
+    """Raise InputError if the script would wait without end for processes that nobody launched, or if those that
     torchrun launched would all do the same."""
     if sys.stdout is None:
         raise InputError("standard output is closed; to hide it, use > /dev/null")
@@ -91,7 +91,7 @@ def check_environment(several_processes: bool) -> None:
 
 
 def check_output() -> None:
-    """Raise InputError where standard output takes no more: its reader has left, or the disk is full."""
+    """Raise InputError if standard output takes no more: its reader has left, or the disk is full."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

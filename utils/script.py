@@ -67,7 +67,7 @@ def check(config: DictConfig, rules: dict[str, Rule], fixed: Mapping[str, str] =
 
 
 def check_value(key: str, value: object, rule: Rule) -> object:
-    """What the rule makes of a key's value. Raises InputError, naming the key, where it is wrong or can't be read."""
+    """What the rule makes of a key's value. Raises InputError, naming the key, if it is wrong or can't be read."""
     shown = "" if isinstance(value, DictConfig) else f"={value}"
     try:
         return rule(value)
@@ -88,7 +88,7 @@ def inner_keys(config: DictConfig) -> list[str]:
 
 
 def check_sweep(config: DictConfig, writes: Sequence[str]) -> None:
-    """Raise InputError where the jobs of a sweep (Hydra's -m) would write over each other.
+    """Raise InputError if the jobs of a sweep (Hydra's -m) would write over each other.
 
     writes: the keys that say where a job writes, of which the first that has a value counts. Hydra takes every
     combination of what is swept, so that place must hold each of the swept keys, or be swept itself.

@@ -99,7 +99,7 @@ def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
 def csv_records(path: str | Path, check_header: Callable[[list[str]], None]) -> Iterator[tuple[int, dict[str, str]]]:
     """(row, its cells by column), from row 1 on, of a CSV file whose columns' names `check_header` has accepted.
 
-    Raises InputError, naming the row, where it can't be read as CSV, or is wider or narrower than the header. A
+    Raises InputError, naming the row, if it can't be read as CSV, or is wider or narrower than the header. A
     UnicodeDecodeError is left to the caller.
     """
     place = "the header"
@@ -141,7 +141,7 @@ def check_column(path: str | Path, column: str, names: list[str], called: str = 
 
 
 def check_commas(path: str | Path, column: str, names: list[str]) -> None:
-    """Raise InputError where `column` is in the header, but a sign other than a comma separates the columns."""
+    """Raise InputError if `column` is in the header, but a sign other than a comma separates the columns."""
     for sign, called in ((";", "semicolons"), ("\t", "tabs")):
         if column not in names and len(names) == 1 and column in names[0].split(sign):
             raise InputError(f"{path}: its columns are separated by {called}; save it with commas")

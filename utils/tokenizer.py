@@ -17,7 +17,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
     """The model's tokenizer, with a padding token if it has any special one.
 
     An adapter's folder without one gives that of the base model that it names, or of `base`.
-    Raises InputError where it can't be had or gives no character offsets.
+    Raises InputError if it can't be had or gives no character offsets.
     """
     from transformers import AutoTokenizer
 
@@ -45,7 +45,7 @@ def has_tokenizer(adapter: str) -> bool:
 
 
 def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
-    """Raise InputError where the template of special tokens names one that it does not define: that would abort."""
+    """Raise InputError if the template of special tokens names one that it does not define: that would abort."""
     processor = tokenizer.backend_tokenizer.post_processor
     described = json.loads(processor.__getstate__()) if processor else {}
     for part in [described, *described.get("processors", [])]:
@@ -57,7 +57,7 @@ def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
 
 
 def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
-    """Raise InputError where the adapter's own tokenizer numbers its tokens differently from the base model's."""
+    """Raise InputError if the adapter's own tokenizer numbers its tokens differently from the base model's."""
     if not has_tokenizer(adapter):
         return
     try:

@@ -40,7 +40,7 @@ def training_examples(
     nothing predicts, and, unless `loss_on_blanks`, for those of white space alone. A text without tokens, as to some
     tokenizers a blank one is, gives no example.
 
-    rows: of the model's embedding. Raises InputError, naming the row of `dataset`, where a token's id is beyond them,
+    rows: of the model's embedding. Raises InputError, naming the row of `dataset`, if a token's id is beyond them,
     and where no token of any text counts.
     """
     examples, cut = [], 0
@@ -69,7 +69,7 @@ def training_examples(
 
 def padding_collator(tokenizer: "PreTrainedTokenizerFast", rows: int, model: str) -> "DataCollatorForSeq2Seq":
     """What pads a batch's examples to the longest, with a token for which the model's embedding of so many rows has
-    one. InputError where the tokenizer has none."""
+    one. InputError if the tokenizer has none."""
     from transformers import DataCollatorForSeq2Seq
 
     pad_within(tokenizer, rows)
@@ -80,7 +80,7 @@ def padding_collator(tokenizer: "PreTrainedTokenizerFast", rows: int, model: str
 
 
 def packing_collator(model: "PreTrainedModel", examples: list[dict]) -> "DataCollatorWithFlattening":
-    """What concatenates a batch's examples. InputError where the main process finds that the model lets them see
+    """What concatenates a batch's examples. InputError if the main process finds that the model lets them see
     each other."""
     from transformers import DataCollatorWithFlattening
 
@@ -93,7 +93,7 @@ def packing_collator(model: "PreTrainedModel", examples: list[dict]) -> "DataCol
 
 
 def check_packing(model: "PreTrainedModel", collator, examples: list[dict]) -> None:
-    """Raise InputError where concatenated texts see each other: not every architecture keeps them apart."""
+    """Raise InputError if concatenated texts see each other: not every architecture keeps them apart."""
     import torch
 
     def logits(some_examples: list[dict]) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Window(NamedTuple):
 
 
 def check_stride(config: Mapping) -> None:
-    """Raise InputError where the windows would leave tokens out, or without a follower."""
+    """Raise InputError if the windows would leave tokens out, or without a follower."""
     if config.window is not None and config.stride is not None and config.stride >= config.window:
         raise InputError(f"stride={config.stride}: must be below window={config.window}, so that windows overlap")
 
@@ -66,7 +66,7 @@ def step(window: int, stride: int | None) -> int:
 
 
 def windows(encoded_text: Encoded, window: int | None, stride: int | None) -> list[Window]:
-    """The whole text as one, where it is no longer than `window`. Raises InputError where windows could not overlap."""
+    """The whole text as one, where it is no longer than `window`. Raises InputError if windows could not overlap."""
     count = len(encoded_text.input_ids)
     if window is None or count <= window:
         return [Window(np.arange(count), encoded_text.positions, np.arange(1, count))]

@@ -153,7 +153,7 @@ def not_made(config: dict) -> list[str]:
 
 
 def check_evaluation(config: dict, evaluation: str) -> None:
-    """Raise InputError where the evaluation's keys do not go together, or its free questions can't be asked."""
+    """Raise InputError if the evaluation's keys do not go together, or its free questions can't be asked."""
     try:
         keys = settled(config, evaluation)
         if keys.people == 1:
@@ -196,7 +196,7 @@ def check_arms(config: dict) -> None:
 
 
 def check_dataset(config: dict) -> None:
-    """Raise InputError where the dataset's first text can't be read; of a file that is missing Snakemake says so."""
+    """Raise InputError if the dataset's first text can't be read; of a file that is missing Snakemake says so."""
     if Path(config["dataset"]).exists():
         next(biography.read(config["dataset"]), None)
 
@@ -292,7 +292,7 @@ def check_number(key: str, value: object) -> None:
 
 
 def check_results(config: dict, results: Path, made: Path | None = None) -> None:
-    """Raise InputError where results are there, or in `made` not added yet, that were made with settings different from
+    """Raise InputError if results are there, or in `made` not added yet, that were made with settings different from
     the table's."""
     other: dict[str, set[str]] = {}
     found_records = read_study(results).records | (read_made(made) if made else {})

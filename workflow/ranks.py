@@ -42,7 +42,7 @@ TABLE_KEYS = {"evaluation", "line"}
 
 
 def check_figures(config: dict, results: Path) -> None:
-    """Raise InputError where a key is missing or unknown, or where the results are of other settings."""
+    """Raise InputError if a key is missing or unknown, or if the results are of other settings."""
     if unlike := sorted(set(config) ^ set(KEYS)):
         raise InputError(f"the figures' keys are {', '.join(KEYS)}; unknown or missing: {', '.join(unlike)}")
     tables = config["tables"] or {}

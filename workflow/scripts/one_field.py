@@ -14,7 +14,7 @@ from workflow.logs import logged
 
 
 def one_field(tagged: str, field: str) -> str:
-    """Raises InputError where the field is not tagged."""
+    """Raises InputError if the field is not tagged."""
     plain, spans = biography.field_spans(tagged)
     if field not in spans:
         raise InputError(f"no <{field}>, which the figures look at")
