@@ -119,7 +119,7 @@ def test_other_columns_are_passed_over(tmp_path):
         (b"text\na\n<name></name>\n", "row 2 has an empty text"),
         (b"text\na\n<name>Ann</nam>\n", "row 2 has <name> without its other half"),
         ("text\nZoë\n".encode("latin-1"), "not a UTF-8 CSV file"),
-        (b'text\n"never closed\n', "row 1 has a quotation mark that is never closed"),
+        (b'text\n"never closed\n', "row 1 has an unclosed quote"),
     ],
 )
 def test_errors_name_file_and_row(tmp_path, content, message):

@@ -125,7 +125,7 @@ def test_a_prompt_may_have_several_lines(tmp_path, line_end):
         (b"field,prompt\ncity,{name}, a writer, was born in\n", "row 1 has more or fewer fields"),
         (b"field,prompt\n,of {name}\n", "row 1: field '' is not a tag"),
         (b"field,prompt\nbirth-place,of {name}\n", "row 1: field 'birth-place' is not a tag"),
-        (b'field,prompt\ncity,"{name}\n', "row 1 has a quotation mark that is never closed"),
+        (b'field,prompt\ncity,"{name}\n', "row 1 has an unclosed quote"),
         (b"field,prompt\ncity,{name} n\xe9\n", "not a UTF-8 CSV file"),
     ],
 )
