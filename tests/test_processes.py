@@ -113,7 +113,11 @@ def test_two_processes_answer_free_questions_as_one_does(run, workplace, tiny_mo
     arguments = f"evaluate.py model={tiny_model} questions=free.csv shots=2 group=kind dtype=float32"
     done = [run(f"python {arguments} output_dir=free-alone"), run(f"{TORCHRUN} {arguments} output_dir=free-shared")]
     for one in done:
-        assert one.stdout.count("7 questions; ") == one.stdout.count("choice: no answers to choose from for 3 of 7 questions") == 1
+        assert (
+            one.stdout.count("7 questions; ")
+            == one.stdout.count("choice: no answers to choose from for 3 of 7 questions")
+            == 1
+        )
     alone, together = (
         list(csv.DictReader(io.StringIO((workplace / name / "predictions.csv").read_text())))
         for name in ("free-alone", "free-shared")
