@@ -28,6 +28,7 @@ from tests.studies import add_answers, answer
 from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
+from utils.tokenizer import load_tokenizer
 from workflow import check, choice, pictures, summary
 from workflow.results import add, files_of, forget, read_study, write_answers, write_records
 from workflow.scripts import budget, control_weights, scratch_models, trim
@@ -672,6 +673,16 @@ def test_a_budget_counts_the_windows_of_long_texts(tiny_model, tmp_path):
     more = [math.ceil(max(0, length - window) / stride) for length in whole]
     assert len(found) == len(texts) + sum(more) and max(found) == window
     assert found.count(window) >= sum(more)
+
+
+def test_a_budget_counts_what_the_tokenizer_gives(tmp_path):
+    """train.py feeds no BOS token that the tokenizer does not add."""
+    texts = ["Ada was born in Lyon.", "Bo"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for adds_bos in (True, False):
+        folder = tiny.save(tmp_path / f"bos-{adds_bos}", "llama", adds_bos=adds_bos)
+        expected = [len(ids) for ids in load_tokenizer(str(folder))(texts)["input_ids"]]
+        assert budget.lengths(str(folder), str(tmp_path / "texts.jsonl"), None, None) == expected
 
 
 def test_a_table_in_epochs_is_made(clone, snakemake):
