@@ -481,3 +481,11 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
             assert (made / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8"), name
         assert (committed / name).stat().st_size < 300_000, name
     assert "made with a different small, models/qwen2.5-coder-0.5b" in snakemake("-n", "--config", "small=x", code=1)
+
+
+def test_a_text_without_the_field_is_named_by_its_row(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text\n<name>Ada</name> of <city>Lyon</city>\n<name>Bo</name>\n")
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: row 2: "):
+        one_field.main(str(path), "city", "", str(tmp_path / "out.csv"))
+    assert not (tmp_path / "out.csv").exists()
