@@ -1,6 +1,8 @@
 """Tables in epochs, and the paper's: what is chosen, by whom, and what `make paper` writes."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,13 @@ def test_make_paper_writes_what_is_committed(tmp_path):
     gemma, llama = ["Gemma 2 2B", "Gemma 2 9B"], ["Llama 3 8B", "Llama 3 70B"]
     for number, models in ((1, llama + gemma), (2, gemma + llama), (3, gemma + llama)):
         assert pd.read_csv(tmp_path / f"table{number}.csv")["model"].unique().tolist()[:4] == models
+
+
+def test_no_finished_table_lacks_runs():
+    """What `make paper` asks first; where one does, it has them made again."""
+    command = [sys.executable, "-m", "workflow.paper", "unfinished"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatch, capsys):
