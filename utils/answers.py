@@ -153,13 +153,12 @@ def greedy_answers(
             following[row] = encoded[batch[row]][-1:] * 2
         # In parts where gold answers are longer than the prompts: logits are made for each of their tokens.
         at_once = max(1, batch_tokens // max(map(len, following)))
-        parts = [range(len(batch))[start : start + at_once] for start in range(0, len(batch), at_once)]
         likelihoods = []
-        for part in parts:
+        for start in range(0, len(batch), at_once):
+            rows = slice(start, start + at_once)
             own = copy.deepcopy(cache)
-            if len(parts) > 1 and ids.shape[1] > 1:
-                own.reorder_cache(torch.tensor(part, device=device))
-            rows = slice(part.start, part.stop)
+            if at_once < len(batch) and ids.shape[1] > 1:
+                own.reorder_cache(torch.arange(len(batch), device=device)[rows])
             likelihoods += continuation_log_likelihoods(model, mask[rows], following[rows], own)
         for row in recut:
             index = batch[row]
