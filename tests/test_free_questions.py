@@ -201,7 +201,11 @@ def test_the_same_question_in_the_examples_file_is_no_example(tmp_path):
     path = saved(tmp_path, "q.csv", "question,answer\nWho?,Ada\nWhere?,Osk\n")
     other = saved(tmp_path, "others.jsonl", [{"question": "Who?", "answer": "Ada", "context": "Ada was here."}])
     assert len(ask(read(path)[1:], read(other), TEMPLATE, 1, 1)) == 1
-    with pytest.raises(InputError, match=r"shots=1: the examples have 0 questions .* than that of .*q.csv: row 1$"):
+    with pytest.raises(
+        InputError,
+        match=r"shots=1: the examples have 0 questions .* than that of .*q.csv: row 1; "
+        r"lower shots, or give examples=... of other paragraphs$",
+    ):
         ask(read(path), read(other), TEMPLATE, 1, 1)
     assert "Osk" in ask(read(path), read(path), TEMPLATE, 1, 1)[0].prompt
 

@@ -304,7 +304,8 @@ EARLY = [
     (f"{FREE} questions=latin1_questions.csv", "latin1_questions.csv: not UTF-8; save it as UTF-8 (…)"),
     (
         f"{FREE} shots=2",
-        "shots=2: the examples have 1 questions about paragraphs other than that of questions.csv: row 1",
+        "shots=2: the examples have 1 questions about paragraphs other than that of questions.csv: row 1; lower shots, "
+        "or give examples=... of other paragraphs",
     ),
     (f"{FREE} shots=1 examples=none.csv", "none.csv: no such file"),
     (f"{FREE} shots=1 examples=fifo", "fifo: must be a .csv, .jsonl or .json file"),

@@ -109,7 +109,7 @@ def ask(
         if len(others) < shots:
             raise InputError(
                 f"shots={shots}: the examples have {len(others)} questions about paragraphs other than that of "
-                f"{one.place}"
+                f"{one.place}; lower shots, or give examples=... of other paragraphs"
             )
         examples = [(template.replace("{question}", other.question), other.answers[0]) for other in others[:shots]]
         asked.append(
