@@ -176,8 +176,8 @@ def shaded(config: Mapping, weights, tokenizer, output: Path) -> Iterator[heatma
 
 
 def begun(kept: list[dict], unfinished: Path) -> tuple[dict, object]:
-    """How far an earlier run came with `unfinished`, and the file's hash, without the last rows if they were cut short;
-    where there was none, or the file is not what was kept of it, the file's beginning."""
+    """How far an earlier run came with `unfinished`, and the file's hash, after removing rows that were cut short;
+    zeros and the hash of nothing if there was no such run or the file is not what it kept."""
     with artifacts.writing(unfinished):
         if kept and unfinished.is_file():
             with open(unfinished, "r+b") as opened:

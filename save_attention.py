@@ -178,8 +178,8 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
 class FedWindow:
     """One window of a text, as the model is fed it.
 
-    input_ids: list of t ids; reads: int64, which of them values are wanted of (see utils.windows); queries: int64,
-    which of them count as queries, None where all do; row: the text's, from 1.
+    input_ids: list of t ids; reads: int64, those whose values are wanted (see utils.windows); queries: int64, those
+    that count as queries, None if all do; row: the text's, from 1.
     """
 
     input_ids: list[int]
@@ -226,8 +226,8 @@ def parts(config: Mapping, tokenizer, window: int | None) -> Iterator[Part]:
 
 
 def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.ndarray]:
-    """float32, for each window, what those of its tokens receive that values are wanted of; InputError, naming the row,
-    where that is no number."""
+    """float32, for each window, what its wanted tokens (`reads`) receive; InputError, naming the row, if a value is NaN
+    or infinite."""
     queries = [window.queries for window in batch] if config.queries == "before_fields" else None
     received = receive.texts([window.input_ids for window in batch], queries)
     values = [token_values[window.reads] for window, token_values in zip(batch, received, strict=True)]

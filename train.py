@@ -45,7 +45,7 @@ FIXED = {
     "trainer.output_dir": "set model_dir=... instead",
     "trainer.seed": "set seed=... instead",
     "trainer.local_rank": "torchrun sets it",
-    "trainer.hub_token": "it would stand in run.json; log in with: hf auth login",
+    "trainer.hub_token": "it would be written to run.json; log in with: hf auth login",
     "trainer.resume_from_checkpoint": "resume=true resumes from model_dir's last checkpoint",
     "lora.task_type": "it is always CAUSAL_LM",
     "lora.peft_type": "it is always LORA",

@@ -314,8 +314,8 @@ def choice_log_likelihoods(
 def continued_by(
     tokenizer: PreTrainedTokenizerFast, prompt: str, answers: list[str]
 ) -> tuple[list[int], list[list[int]], list[int]]:
-    """The ids that all answers' prompts begin with but for the last of these; for each answer the ids after them; and
-    how many of those belong to the prompt, one at least: what it predicts is the answer's first token."""
+    """The prompt's ids that all answers share, without the last of them; for each answer, the ids after these; and how
+    many of those are the prompt's: at least one, which predicts the answer's first token."""
     encoded = tokens.encode(tokenizer, [f"{prompt} {answer}" for answer in answers], "tokenizer")
     ids = list(map(text_ids, encoded))
     # Where the answer begins among the ids: at the first token that reaches beyond the prompt.

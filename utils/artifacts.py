@@ -85,9 +85,8 @@ def claimed(key: str, path: Path, *others: Path, **inputs: str | None) -> Iterat
     """Yield a hidden folder beside `path`, which is this run's alone until it ends; for what it has to keep.
 
     The folder goes when the run has ended well, or has kept nothing. Of several processes the first claims it for all.
-    Raises InputError now, and not after hours of work, where another run is at work on `path`, or where it or one of
-    the others can't be written, is a file that the run reads (inputs: see `check_apart`), or, a record by its name, is
-    none now.
+    Raises InputError now, not after hours of work, if another run is writing `path`, or if `path` or one of `others`
+    can't be written, is also an input (see `check_apart`), or is named like a record and is something else.
     """
     check_apart(key, [path, *others], **inputs)
     check_writable(key, path, *others)

@@ -66,11 +66,11 @@ def variants(
     tokens "," and "." always stay. A dropped token's characters become spaces, so a variant is as long as its text.
 
     delete: they go (the paper), and what remains is the kept tokens' characters, in order. White space goes or stays
-    with the character that follows it (at the text's end, with the one before it), be it part of that one's token, a
-    token by itself or in no token: where a word goes, its neighbours stand as far apart as if it had never been there,
-    and what stays keeps the white space that it had before it. Two exceptions: one white space stays where letters or
-    digits of two words would run together, as where a word loses its first token alone; and where the text's first
-    character goes, the variant begins without white space. Of a text of which nothing is left, one space is.
+    with the character that follows it (at the text's end, with the one before it), whether it is part of that one's
+    token, a token by itself or in no token: where a word goes, its neighbours stand as far apart as if it had never
+    been there, and what stays keeps the white space that it had before it. Two exceptions: one white space stays where
+    letters or digits of two words would run together, as where a word loses its first token alone; and where the text's
+    first character goes, the variant begins without white space. Of a text of which nothing is left, one space is.
     """
     codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
     edges = np.array([0, *itertools.accumulate(map(len, texts))])

@@ -40,7 +40,7 @@ def one_line(error: BaseException) -> str:
 
 
 def unwritten(error: BaseException) -> str | None:
-    """What to say where standard output has lost its reader, or it or a file takes no more; None for other errors."""
+    """The message if standard output has lost its reader, or it or a file can't grow; None for other errors."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         return f"standard output can't be written: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

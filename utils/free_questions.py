@@ -128,8 +128,8 @@ def ask(
 
 
 def known_by(question: FreeQuestion) -> tuple[tuple[str, ...], str]:
-    """Its paragraph and its words, so that the same ones are equal in whatever Unicode form, with whatever white space,
-    and for the words in whatever case: two files may write them otherwise, as may one."""
+    """Its paragraph and its words, normalised: Unicode form, white space and (in the words) case do not count, since
+    two files may differ in them, and one file within itself."""
     paragraph = tuple(" ".join(unicodedata.normalize("NFC", part).split()) for part in question.paragraph)
     return paragraph, " ".join(unicodedata.normalize("NFC", question.question).casefold().split())
 
@@ -151,8 +151,8 @@ def choices_for(question: FreeQuestion, choices: list[str]) -> list[str]:
 
 
 def check_spelling(place: str, cells: dict) -> None:
-    """Raise InputError if a column differs from one that is read only in capitals and spaces: it would be taken for
-    one of the user's own, and a question's paragraph, say, be lost."""
+    """Raise InputError if a column's name is one of COLUMNS except for capitals or spaces: it would pass as the user's
+    own column, and a question would lose its paragraph, say."""
     for column in cells:
         meant = str(column).strip().lower()
         if column != meant and meant in COLUMNS and meant not in cells:

@@ -10,8 +10,8 @@ plain content are made of (protocols 2 to 5). Any other operation is refused, by
 - Memory and time are bounded by the file's size. An operation is one step, whatever it says of lengths: these must lie
   within the file, and the memo's numbers must follow each other, as they do in any pickle. What takes more memory than
   nine bytes for each byte of the file is paid for from `Room`.
-- What a file holds twice by the memo is one object in memory, and may hold itself or be endless to walk through. So
-  nothing here looks deeper than it must, no error shows more than a name, and who walks must pay for each step.
+- A value that is used again through the memo is one object in memory. It may contain itself, so a walk through it may
+  never end. So nothing here looks deeper than it must, errors show only names, and a walk pays for each step.
 """
 
 import mmap

@@ -33,7 +33,7 @@ def collect_garbage_rarely() -> None:
 
 
 def without_fetched_kernels() -> None:
-    """Let bitsandbytes, wherever a library imports it, neither ask for kernels nor complain that it has none.
+    """Stop bitsandbytes, whichever library imports it, from fetching kernels or warning that it has none.
 
     Where the package `kernels` is installed, it would fetch them from a hub: code, which would then run.
     """

@@ -35,8 +35,8 @@ from utils.tokens import Encoded
 
 
 class Window(NamedTuple):
-    """places: int64 [t], which of the text's ids it is fed; reads: int64, which of the t its values are wanted of, the
-    tokens with characters alone; learns: int64, which of the t are learnt from it.
+    """places: int64 [t], which of the text's ids it is fed; reads: int64, those of the t whose values are wanted, only
+    tokens with characters; learns: int64, those of the t that count in its loss.
 
     Over a text's windows, concatenated, `reads` are its tokens with characters, once each and in order; `learns` are
     all its ids but the first, likewise.

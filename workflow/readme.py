@@ -1,22 +1,52 @@
 """The tables of README.md and results/README.md, between `<!-- results/NAME/table.md: SECTION -->` and `<!-- end -->`;
-the first of README.md, `methods`, likewise between `<!-- results/paper/table2.csv: methods -->` and the same.
+two of our own, `methods` and `studies`, likewise, with a CSV file in place of the Markdown.
 
 python -m workflow.readme
 """
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from utils.artifacts import whole_file
+from workflow.choice import OTHERS
 from workflow.paper import NOT_RUN
+from workflow.table import MEASURES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = [ROOT / "README.md", ROOT / "results/README.md"]
 
 MARKED = re.compile(r"(<!-- (\S+): ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Compared(NamedTuple):
+    """What results/README.md's first table compares: the evaluation, and the arms. Where a study has no arm
+    `attention_small`, its `attention` is the small model's."""
+
+    evaluation: str
+    difference: str = "difference"
+    random: str = "random"
+    small: str | None = "attention_small"
+    large: str | None = "attention_large"
+
+
+CHOSEN = f"questions, {OTHERS}"
+
+STUDIES = {
+    "paper_qwen_0.5b": Compared(CHOSEN, small="attention", large=None),
+    "paper_smollm2": Compared(CHOSEN),
+    "paper_paragraphs_smollm2": Compared(CHOSEN, small="attention", large=None),
+    "paper_squad_smollm2": Compared(CHOSEN, small="attention", large=None),
+    "biographies_cpu": Compared("own_words"),
+    "originals_smollm2": Compared(
+        "questions", "difference_delete_originals", "random_delete_originals", small=None, large=None
+    ),
+    "biographies_scratch": Compared("paper"),
+    "biographies_scratch_departures": Compared("paper"),
+}
 
 
 def section(markdown: str, heading: str) -> str:
@@ -64,13 +94,50 @@ def both(scores: pd.Series) -> str:
     return f"{scores['exact_match']:.0f} / {scores['f1']:.0f}"
 
 
+def studies() -> str:
+    """The difference minus random dropout and minus one model's attention, a row for each table of a study."""
+    rows = []
+    for table, arms in STUDIES.items():
+        scores = pd.read_csv(ROOT / "results" / table / "table.csv")
+        scores = scores[scores["evaluation"] == arms.evaluation]
+        rows.append(
+            {
+                "table": f"`{table}`",
+                "minus random: exact match, %": minus(scores, "exact_match", arms.difference, arms.random),
+                "minus random: F1, %": minus(scores, "f1", arms.difference, arms.random),
+                "minus the small model's attention: log-likelihood": minus(
+                    scores, "log_likelihood", arms.difference, arms.small
+                ),
+                "minus the large model's: log-likelihood": minus(scores, "log_likelihood", arms.difference, arms.large),
+            }
+        )
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def minus(scores: pd.DataFrame, measure: str, arm: str, other: str | None) -> str:
+    """An arm minus another, as a table.csv has it or with the signs turned; a dash where the study has no other."""
+    if other is None:
+        return NOT_RUN
+    rows = scores[scores["measure"] == measure].set_index("arm")
+
+    def mean_and_interval(one: str, two: str) -> pd.Series:
+        return rows.loc[one].reindex([f"minus {two}", f"minus {two}, low", f"minus {two}, high"])
+
+    mean, low, high = mean_and_interval(arm, other)
+    if pd.isna(mean):
+        mean, high, low = -mean_and_interval(other, arm)
+    digits = MEASURES[measure][1]
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
 def filled(text: str) -> str:
-    """The text with each marked place holding its table as it stands in results/ now."""
+    """The text with each marked place holding its table as it is in results/ now; a section has its heading above."""
 
     def fill(match: re.Match) -> str:
-        table = (
-            section((ROOT / match[2]).read_text(encoding="utf-8"), match[3]) if match[2].endswith(".md") else methods()
-        )
+        if match[2].endswith(".csv"):
+            table = {"methods": methods, "studies": studies}[match[3]]()
+        else:
+            table = f"*{match[3]}*\n\n{section((ROOT / match[2]).read_text(encoding='utf-8'), match[3])}"
         return f"{match[1]}\n{table}\n\n{match[4]}"
 
     return MARKED.sub(fill, text)
