@@ -1,0 +1,121 @@
+"""What results/README.md says beyond the tables, computed again from the committed answers."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from utils import scores
+from workflow import intervals, readme
+from workflow.choice import EVERYBODY, OTHERS, asked, choose, read_answers, read_scores, reported
+from workflow.table import run_of
+
+PAGE = " ".join((ROOT / "results/README.md").read_text(encoding="utf-8").split())
+
+
+def config_of(table: str) -> dict:
+    return yaml.safe_load((ROOT / "conf/tables" / f"{table}.yaml").read_text(encoding="utf-8"))
+
+
+def folders_of(table: str, heading: str) -> dict[str, list[str]]:
+    """Each arm's folders, seed by seed, of one evaluation and way of choosing."""
+    config, results = config_of(table), ROOT / "results" / table
+    (folders,) = [found for name, _, found in asked(config, choose(config, results)) if name == heading]
+    return folders
+
+
+def exchanged(table: str, folders: list[str], people: slice = EVERYBODY) -> pd.DataFrame:
+    """Of each field the exact match in per cent: as it is, and if each run's answers are exchanged among the people."""
+    rows = []
+    for folder in folders:
+        for field, answers in read_answers(ROOT / "results" / table, folder, people).groupby("field"):
+            matches = np.array(
+                [[scores.exact_match(said, gold) for gold in answers["answer"]] for said in answers["prediction"]]
+            )
+            assert np.allclose(matches.diagonal(), answers["exact_match"])
+            rows.append({"field": field, "as it is": matches.diagonal().mean(), "exchanged": matches.mean()})
+    return pd.DataFrame(rows).groupby("field").mean()
+
+
+def test_what_would_be_right_if_answers_were_exchanged():
+    originals = folders_of("originals_smollm2", "questions")
+    by_field = {arm: exchanged("originals_smollm2", folders) for arm, folders in originals.items()}
+
+    def said(*arms: str, column: str = "exchanged", field: str | None = None) -> str:
+        found = [by_field[arm][column] for arm in arms]
+        return " and ".join(f"{each.mean() if field is None else each[field]:.1f}" for each in found)
+
+    deleted, both = ("random_delete", "difference_delete"), ("random_delete_originals", "difference_delete_originals")
+    for part in (
+        f"would be {said(*deleted)} % after deletion",
+        f"(`random` and `difference`; as asked {said(*deleted, column='as it is')})",
+        f"with originals {said(*both)} ({said(*both, column='as it is')})",
+        f"on plain texts {said('none')} ({said('none', column='as it is')})",
+    ):
+        assert part in PAGE, part
+    assert said("random", "difference") == "0.0 and 0.0" and "after blanks 0.0" in PAGE
+    for field, words in (
+        ("city", "(10.0 against 1.8, 3.8 against 1.0)"),
+        ("major", "(6.2 against 6.2, 8.8 against 6.4)"),
+    ):
+        pairs = [[by_field[arm][column][field] for column in ("as it is", "exchanged")] for arm in deleted]
+        assert [float(number) for number in re.findall(r"[\d.]+", words)] == pytest.approx(sum(pairs, []), abs=0.051)
+        assert words in PAGE
+
+    smollm2 = folders_of("paper_smollm2", f"questions, {OTHERS}")
+    people = reported(config_of("paper_smollm2"))
+    means = [exchanged("paper_smollm2", folders, people)["exchanged"].mean() for folders in smollm2.values()]
+    assert f"exchanged among the people, field by field, {min(means):.1f} to {max(means):.1f} % would be right" in PAGE
+
+
+def test_the_difference_after_all_epochs():
+    table = "paper_smollm2"
+    config, results = config_of(table), ROOT / "results" / table
+
+    def after_all(arm: str) -> np.ndarray:
+        folders = [f"{run_of(arm, seed, config['learning_rates'][0])}/questions/2" for seed in config["seeds"]]
+        return np.stack([read_scores(results, folder, reported(config))["log_likelihood"] for folder in folders])
+
+    difference = after_all("difference")
+    for arm in config["arms"]:
+        if arm == "difference":
+            continue
+        minus = difference - after_all(arm)
+        low, high = intervals.interval(minus)
+        p = intervals.p_value(difference, after_all(arm))
+        same = (np.sign(minus.mean(axis=1)) == np.sign(minus.mean())).sum()
+        digits = 2 if p >= 0.1 else 3 if p >= 0.001 else 4
+        cells = f"{minus.mean():+.2f} [{low:.2f}, {high:.2f}], p = {p:.{digits}f} | {same} of 5 |"
+        assert re.search(rf"\| `{arm}`[^|]*\| {re.escape(cells)}", PAGE), (arm, cells)
+
+
+def test_the_difference_is_above_random_dropout_in_no_table():
+    rows = [line.split("|") for line in readme.studies().splitlines()[2:]]
+    assert len(rows) == len(readme.STUDIES) == 8 and "[eight tables]" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
+    for _, table, *cells, _ in rows:
+        for cell in cells[:2]:
+            low, high = map(float, re.search(r"\[(\S+), (\S+)\]", cell).groups())
+            assert low <= 0, table
+            assert high >= 0 or "departures" in table
+    likelihoods = [[float(cell.split()[0]) for cell in row[4:6] if cell.strip() != "–"] for row in rows]
+    assert sum(bool(signs) and min(signs) > 0 for signs in likelihoods) == 3
+    assert sum(bool(signs) and max(signs) < 0 for signs in likelihoods) == 3
+
+
+def test_an_interval_over_few_seeds_is_too_narrow(monkeypatch):
+    """How often the interval of a mean covers the truth, 0, if seeds differ ten times as much as people."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 999)
+    drawn = np.random.default_rng(0)
+    for seeds, claimed in ((2, 51), (3, 76), (5, 84)):
+        covered = 0
+        for _ in range(1000):
+            low, high = intervals.interval(10 * drawn.normal(size=(seeds, 1)) + drawn.normal(size=(1, 40)))
+            covered += low <= 0 <= high
+        # Twice the standard error of 1,000 cases.
+        assert covered / 10 == pytest.approx(claimed, abs=3.2)
+        assert re.search(rf"in {claimed} % (of simulated cases )?with", PAGE)
