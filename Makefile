@@ -19,9 +19,11 @@ picture: models
 	demo/picture.sh
 
 # A table of conf/tables/ on this machine: 2 hours without its results, half a minute with them.
+# GPU_JOBS: how many jobs may use the GPU at once (docs/gpus.md).
 TABLE ?= biographies_scratch
+GPU_JOBS ?= 1
 tables: conf/tables/$(TABLE).yaml .venv/installed
-	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --forcerun tables
+	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --resources gpu=$(GPU_JOBS) --forcerun tables
 	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/$(shell sed -n 's/^table: *//p' conf/tables/$(TABLE).yaml)/*.png
 

@@ -46,12 +46,19 @@ LLAMA_3_8B = {
 TINY = LLAMA_3_8B | {"vocab_size": 6000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
+# GB of the card: the weights take 16, all that is measured takes 44.
+LEAST_MEMORY = 20
+
 # Texts: how many tokens each, and how many of them.
 TEXTS = ((57, 35), (1024, 2), (4096, 1), (32768, 1))
 # All layers' maps of 4,096 tokens would take 34 GB, and again as much to sum them.
 LONGEST_PLAIN = 1024
 
+# Further lengths, of which each is read once.
+MORE_LENGTHS = (1500, 2500, 3500)
+
 BATCH, BATCH_LENGTH = 8, 60
+BARE_STEP = f"bare forward and backward of LoRA, {BATCH} x {BATCH_LENGTH} tokens"
 
 # Ways to train: the keys of train.py.
 WAYS = {
@@ -84,7 +91,7 @@ class Figures:
         write_json(self.path, self.found)
 
     def part(self, measure: Callable, *given) -> None:
-        """One measurement; if it fails, that is noted, and the others go on."""
+        """One measurement; if it fails, for want of memory perhaps, that is noted, and the others go on."""
         try:
             measure(self, *given)
         except Exception as error:
@@ -182,6 +189,16 @@ def extraction(figures: Figures, model: PreTrainedModel, ids: torch.Tensor) -> N
         figures.note(f"{what}: all maps' memory above the weights", peak_gigabytes(read_maps), "GB")
 
 
+def more_lengths(figures: Figures, model: PreTrainedModel, shrink: int) -> None:
+    """What a text of a length that was not read before costs: its kernels may be compiled anew."""
+    receive = ReceivedAttention(model)
+    for length in MORE_LENGTHS:
+        texts = torch.randint(3, model.config.vocab_size, (1, length // shrink)).tolist()
+        what = f"extraction, one text of {length:,} tokens after other lengths"
+        figures.note(f"{what}: the first", seconds(lambda texts=texts: receive.texts(texts), 1, 0), "s")
+        figures.note(f"{what}: the next", seconds(lambda texts=texts: receive.texts(texts), 1, 0), "s")
+
+
 def all_maps(model: PreTrainedModel, ids: torch.Tensor) -> None:
     for text_ids in ids:
         maps = model.model(input_ids=text_ids[None], output_attentions=True, use_cache=False).attentions
@@ -231,12 +248,12 @@ def forward_and_backward(model: PeftModel, ids: torch.Tensor) -> None:
     loss.backward()
 
 
-def bare_step(model: PreTrainedModel) -> float:
+def bare_step(figures: Figures, model: PreTrainedModel) -> None:
     """Forward and backward of LoRA on one batch, without a Trainer or an optimizer, as train.py has them."""
     adapted = with_adapter(model).train()
     ids = torch.randint(3, model.config.vocab_size, (BATCH, BATCH_LENGTH), device=DEVICE)
     try:
-        return seconds(functools.partial(forward_and_backward, adapted, ids), repeats=10)
+        figures.note(BARE_STEP, seconds(functools.partial(forward_and_backward, adapted, ids), repeats=10), "s")
     finally:
         adapted.unload()
         model.eval()
@@ -264,7 +281,7 @@ def answers_by_batch(figures: Figures, model: PreTrainedModel, people: int) -> N
         figures.note(f"{what}: memory above the weights", memory, "GB")
 
 
-def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
+def training(figures: Figures, folder: Path, steps: int) -> None:
     texts = folder / "texts.csv"
     # As many tokens each as the bare step's, as this tokenizer counts them.
     tokenizer, word = tiny.tokenizer(vocabulary=6000), " born"
@@ -290,7 +307,9 @@ def training(figures: Figures, folder: Path, bare: float, steps: int) -> None:
         step = statistics.median(after - before for before, after in zip(times[2:], times[3:], strict=False))
         what = f"training, {way}, {BATCH} x {BATCH_LENGTH} tokens"
         figures.note(f"{what}: a step", step, "s")
-        figures.note(f"{what}: beside bare forward and backward", step / bare, "times")
+        if BARE_STEP in figures.found:
+            beside = step / figures.found[BARE_STEP]["value"]
+            figures.note(f"{what}: beside bare forward and backward", beside, "times")
         figures.note(f"{what}: memory in use, with the weights", used, "GB")
         figures.note(f"{what}: until the first step is done", times[0] - started, "s")
 
@@ -316,6 +335,10 @@ def main() -> None:
     if not GPU and not given.tiny:
         print("skipped: no GPU here (--tiny rehearses the measurements, whose figures then say nothing)")
         return
+    memory = torch.cuda.mem_get_info()[1] / 1e9 if GPU else 0.0
+    if GPU and memory < LEAST_MEMORY and not given.tiny:
+        print(f"skipped: this GPU has {memory:.0f} GB, and the model with a batch takes more than {LEAST_MEMORY}")
+        return
     started = time.perf_counter()
     figures = Figures(given.figures)
     figures.note("card", torch.cuda.get_device_name() if GPU else "none", "")
@@ -326,9 +349,9 @@ def main() -> None:
     for length, count in TEXTS:
         ids = torch.randint(3, model.config.vocab_size, (count, length // shrink), device=DEVICE)
         figures.part(extraction, model, ids)
+    figures.part(more_lengths, model, shrink)
     model.set_attn_implementation("sdpa")
-    bare = bare_step(model)
-    figures.note(f"bare forward and backward of LoRA, {BATCH} x {BATCH_LENGTH} tokens", bare, "s")
+    figures.part(bare_step, model)
     figures.part(answers_by_batch, model, 2 if given.tiny else ASKED)
     if GPU:
         figures.part(compiled, shape)
@@ -342,7 +365,7 @@ def main() -> None:
         if GPU:
             torch.cuda.empty_cache()
         figures.part(evaluation, folder, "people=2 shots=1" if given.tiny else "")
-        figures.part(training, folder, bare, 5 if given.tiny else 20)
+        figures.part(training, folder, 5 if given.tiny else 20)
     figures.note("all of these measurements", time.perf_counter() - started, "s")
     print(figures.table())
 

@@ -3,13 +3,20 @@
 import json
 import shutil
 
+import accelerate
+import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from utils import models
+from utils.answers import greedy_answers
 from utils.errors import InputError
-from utils.models import check_finite, check_weights, load_model
+from utils.models import check_finite, check_weights, load_model, trainable
+from utils.received_attention import ReceivedAttention
+from utils.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -152,3 +159,42 @@ def test_the_memory_given_for_a_device_is_kept_to(tiny_model, capsys):
     spread = load_model(str(tiny_model), placed={"device_map": None, "max_memory": {"cpu": whole * 9 // 10}})
     assert set(spread.hf_device_map.values()) == {"cpu", "disk"}
     assert capsys.readouterr().out == f"{tiny_model} is spread over cpu, disk\n"
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(target_modules="all-linear")])
+def test_a_model_that_is_partly_elsewhere_is_not_trained(lora, tiny_model):
+    """All weights: those elsewhere would stay as they are, in silence. With LoRA the backward pass fails."""
+    places = {"model.layers.1": "disk", "model.layers.2": "cpu", "": "meta"}
+    spread = load_model(str(tiny_model))
+    spread.hf_device_map = places
+    with pytest.raises(
+        InputError, match=r"^model=tiny: not enough free memory on the GPU to train it \(a part is on the cpu\)"
+    ):
+        trainable(spread, lora, "tiny")
+
+
+def test_a_model_on_the_cpu_beside_a_gpu_says_so(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(models.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models, "on_cards", lambda arguments: {"device_map": {"": "cpu"}})
+    load_model(str(tiny_model))
+    said = capsys.readouterr().out
+    assert said == f"{tiny_model} is on the CPU, which is slow: there is not enough free memory on the GPU\n"
+
+
+@pytest.mark.parametrize("elsewhere", ["cpu", "disk"])
+def test_an_embedding_that_is_kept_elsewhere_is_fed_where_it_is_used(elsewhere, tiny_model, tmp_path):
+    whole = load_model(str(tiny_model))
+    everywhere = dict.fromkeys(
+        ("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"), "cpu"
+    )
+    places = everywhere | {"model.embed_tokens": elsewhere}
+    spread = load_model(str(tiny_model), placed={"device_map": places, "offload_folder": str(tmp_path)})
+    if elsewhere == "cpu":  # what a GPU's presence would make of it
+        spread = accelerate.cpu_offload(spread, execution_device=torch.device("cpu"))
+    assert spread.get_input_embeddings().weight.is_meta
+    tokenizer, texts = load_tokenizer(str(tiny_model)), [[5, 6, 7, 8], [9, 10]]
+    asked = ["When was Ada born?", "Where?"], ["1815", "London"], 4, 4096
+    assert list(greedy_answers(spread, tokenizer, *asked)) == list(greedy_answers(whole, tokenizer, *asked))
+    received = [ReceivedAttention(model).texts(texts) for model in (spread, whole)]
+    for found, expected in zip(*received, strict=True):
+        np.testing.assert_array_equal(found, expected)

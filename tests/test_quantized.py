@@ -172,8 +172,9 @@ def test_a_model_goes_to_its_process_gpu_if_it_fits_there_else_to_its_share(
 def test_more_processes_than_gpus_are_one_line(tiny_model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(models, "local_processes", lambda: 2)
-    with pytest.raises(InputError, match="^2 processes and 1 GPUs here: torchrun --nproc-per-node 1$"):
-        models.on_cards({})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="^2 processes, but GPUs: 1; torchrun --nproc-per-node 1$"):
+        load_model(str(tiny_model))
 
 
 def test_room_on_a_gpu_counts_what_torch_keeps_unused(monkeypatch):

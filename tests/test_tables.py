@@ -528,6 +528,9 @@ def test_a_rule_may_use_what_the_table_says_and_else_the_defaults():
     config = {"resources": {"train": {"gpu": 1}}}
     assert needs(config, "train") == RESOURCES | {"gpu": 1}
     assert needs(config, "evaluate") == needs({}, "train") == RESOURCES
+    config = {"resources": {"attention": {"gpu": 2, "threads": 4}, "attention_small": {"gpu": 1}}}
+    assert needs(config, "attention_large") == RESOURCES | {"gpu": 2, "threads": 4}
+    assert needs(config, "attention_small") == RESOURCES | {"gpu": 1, "threads": 4}
 
 
 def test_keys_that_a_library_knows_are_let_through():

@@ -158,7 +158,7 @@ def test_want_of_memory_in_the_first_step_is_no_mistake_in_an_argument(run, monk
 
 def test_recomputing_activations_changes_no_loss(run):
     """The Trainer's key: without it none are recomputed."""
-    plain, recomputed = run("plain"), run("recomputed", **{"+trainer.gradient_checkpointing": "true"})
+    plain, recomputed = run("plain"), run("recomputed", **{"+trainer.activation_checkpointing": "true"})
     assert losses(recomputed) == pytest.approx(losses(plain), rel=1e-5)
 
 

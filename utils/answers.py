@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from utils import tokens
 from utils.errors import InputError, is_out_of_memory, one_line
 from utils.model_source import context
-from utils.padding import batches, padded
+from utils.padding import batches, input_device, padded
 from utils.questions import Question
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
@@ -79,7 +79,7 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
     text = text_ids(encoded)
     count, half = len(text), len(text) // 2
     rows = [text, text[half // 2 :]]
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     ids, mask = (part.to(device) for part in padded(rows, left=True))
     # After the first half several tokens at once, as a gold answer's, then single ones, as in generating.
     ends = [half, *range(max(half + 2, count - CHECKED_STEPS), count), count]
@@ -134,7 +134,7 @@ def greedy_answers(
     The prompts run through the model once for both. They are padded on the left and the padding is masked, so an
     answer does not depend on its batch.
     """
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     encoded = list(map(text_ids, tokens.encode(tokenizer, prompts, "tokenizer")))
     with_gold = [f"{prompt} {gold}" for prompt, gold in zip(prompts, golds, strict=True)]
     continued = list(map(text_ids, tokens.encode(tokenizer, with_gold, "tokenizer")))
@@ -279,7 +279,7 @@ def choice_log_likelihoods(
     Each prompt runs through the model once; its choices, in batches with those of other prompts, share what it left in
     the cache.
     """
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     lengths = [len(prompt.input_ids) for prompt in tokens.encode(tokenizer, prompts, "tokenizer")]
     for batch in batches(lengths, batch_tokens):
         if all(index in done for index in batch):

@@ -107,6 +107,8 @@ def load_model(
         if isinstance(arguments.get("device_map"), dict):
             with warnings.catch_warnings(action="ignore"):  # of names that are no parts of the model
                 check_device_map(loaded, arguments["device_map"])
+    except InputError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         if is_out_of_memory(error):
             raise InputError(f"model={model}: does not fit into memory; give quant=... or another model") from error
@@ -122,15 +124,22 @@ def load_model(
     for config in (loaded.config, loaded.config.get_text_config()):
         config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     loaded.eval()
-    devices = set(getattr(loaded, "hf_device_map", {}).values())
+    devices = devices_of(loaded)
     if len(devices) > 1 and state.is_main_process:
-        print(f"{model} is spread over {', '.join(map(str, sorted(devices, key=str)))}", flush=True)
+        print(f"{model} is spread over {', '.join(devices)}", flush=True)
+    elif place and torch.cuda.is_available() and loaded.device.type == "cpu" and state.is_main_process:
+        print(f"{model} is on the CPU, which is slow: there is not enough free memory on the GPU", flush=True)
     if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
         print(
             "this CPU has no bfloat16 instructions: dtype=float32 is faster here (and in train.py trainer.bf16=false)",
             flush=True,
         )
     return loaded
+
+
+def devices_of(model: PreTrainedModel) -> list[str]:
+    """Where transformers put a model's parts: GPUs by number, cpu, disk. Empty if it was not asked to place them."""
+    return sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
 
 
 def can_quantize() -> bool:
@@ -143,7 +152,7 @@ def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
     processes than GPUs: NCCL may then hang."""
     count, launched = torch.cuda.device_count(), local_processes()
     if launched > count:
-        raise InputError(f"{launched} processes and {count} GPUs here: torchrun --nproc-per-node {count}")
+        raise InputError(f"{launched} processes, but GPUs: {count}; torchrun --nproc-per-node {count}")
     # The first is this process's own, as accelerate has it, by which the Trainer and NCCL go. No other is looked at
     # before it must be: that takes some memory there.
     own, *others = range(processes().local_process_index, count, launched)
@@ -272,9 +281,16 @@ def check_ends(adapted: PreTrainedModel) -> None:
 def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> PreTrainedModel:
     """The model with a new adapter on it, whose weights alone are trained; without `lora` all of the model's own are.
 
-    name: the model's, which evaluate.py puts the adapter onto. Raises InputError if peft can't make the adapter.
+    name: the model's, which evaluate.py puts the adapter onto. Raises InputError if peft can't make the adapter, or if
+    a part of the model is kept outside the GPUs: of that only copies would be trained, or nothing.
     """
     from peft import get_peft_model
+
+    if outside := sorted({"cpu", "disk"}.intersection(devices_of(model))):
+        raise InputError(
+            f"model={name}: not enough free memory on the GPU to train it (a part is on the {outside[0]}): give "
+            "quant=..., a smaller model, or another GPU (CUDA_VISIBLE_DEVICES=...)"
+        )
 
     # cuDNN's attention makes NaN of gradients on an H100 or H200 where a masked batch is 64 tokens long, or 128 more or
     # twice 128 and so on, and scores are very negative, as Qwen2.5's are (pytorch#196678).

@@ -1,7 +1,8 @@
-"""Texts of several lengths as one batch."""
+"""Texts of several lengths as one batch, and where a model takes it."""
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 
 def padded(rows: list[list[int]], padding: int = 0, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -10,6 +11,14 @@ def padded(rows: list[list[int]], padding: int = 0, left: bool = False) -> tuple
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
     ones = [torch.ones_like(row) for row in ids]
     return pad_sequence(ids, True, padding, side), pad_sequence(ones, True, 0, side)
+
+
+def input_device(model: PreTrainedModel) -> torch.device | int | str:
+    """Where a batch's ids go: to the embedding or, if its weights are kept on the CPU or the disk, to where accelerate
+    brings them."""
+    embedding = model.get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    return embedding.weight.device if hook is None else hook.execution_device
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

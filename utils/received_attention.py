@@ -22,9 +22,10 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, and_masks, eager_mask, padding_mask_function
 
-from utils.errors import InputError, is_out_of_memory
+from utils.artifacts import is_first_process
+from utils.errors import InputError, is_out_of_memory, one_line
 from utils.fused_attention import Rule, block_masks, fused_attention
-from utils.padding import padded
+from utils.padding import input_device, padded
 
 NAME = "received_attention"
 """Of this way to attend, as transformers knows it; it serves while a `ReceivedAttention` reads."""
@@ -174,6 +175,7 @@ class ReceivedAttention:
         self.needed = None if layers is None else max(layers) + 1
         self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
         self.is_fused: dict[torch.nn.Module, bool] = {}  # of which layers `fused_attention` gives the sums
+        self.fuses = True  # until its kernels can't be compiled
         try:
             model.set_attn_implementation(NAME)
         except (ValueError, KeyError) as error:
@@ -227,7 +229,7 @@ class ReceivedAttention:
         that count as queries (None: all)."""
         if not any(input_ids):  # texts of characters that the tokenizer does not know, and no special token
             return [np.zeros(0, np.float32) for _ in input_ids]
-        device = self.model.get_input_embeddings().weight.device
+        device = input_device(self.model)
         ids, mask = padded(input_ids)
         counted = None
         if queries is not None:
@@ -250,10 +252,10 @@ class ReceivedAttention:
         states = query, key.contiguous(), value.contiguous()
         is_softmax = self._is_softmax(module, *states, attention_mask, kwargs)
         long = length >= FUSED_LENGTH.get(query.device.type, math.inf)
-        attend = self._in_blocks
+        fused = None
         if long and is_softmax and self._is_fused(module, *states, attention_mask, kwargs):
-            attend = self._fused
-        output, received = attend(module, *states, attention_mask, kwargs)
+            fused = self._fused(module, *states, attention_mask, kwargs)
+        output, received = fused or self._in_blocks(module, *states, attention_mask, kwargs)
         if self.layers is None or self.calls in self.layers:
             self.total += received.to(self.total.device)
             self.maps += heads
@@ -292,28 +294,38 @@ class ReceivedAttention:
             start = end
         return torch.cat(outputs, dim=1), received
 
-    def _fused(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `_in_blocks`."""
-        masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
-        return fused_attention(query, key, value, masks, kwargs["scaling"])
+    def _fused(
+        self, module, query, key, value, mask: BlockMask, kwargs: dict
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """As `_in_blocks`; None, and a notice, if the kernels can't be compiled here: then they are not tried again."""
+        if not self.fuses:
+            return None
+        try:
+            masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
+            return fused_attention(query, key, value, masks, kwargs["scaling"])
+        except Exception as error:  # a compiler fails in many ways
+            if is_out_of_memory(error):
+                raise
+            self.fuses = False
+            if is_first_process():
+                print(f"long texts are read without fused kernels, which is slower: {one_line(error)}", flush=True)
+            return None
 
     def _is_fused(self, module, *arguments) -> bool:
         """Whether `_fused` gives what `_in_blocks` gives, on the first long text that the layer meets."""
         if module not in self.is_fused:
-            try:
-                (output, received), fused = self._in_blocks(module, *arguments), self._fused(module, *arguments)
-                # What padding sees, where that is nothing, is no matter.
-                real = self.real.to(output.device)
-                pairs = (fused[0][real], output[real]), (fused[1], received)
-                # In bfloat16 the blocks' scores are rounded to a 256th, so that single weights differ by some per cent.
-                self.is_fused[module] = all(
-                    bool((ours.float() - theirs.float()).abs().mean() <= 0.02 * theirs.float().abs().mean())
-                    for ours, theirs in pairs
-                )
-            except Exception as error:  # kernels that can't be compiled here, for this shape, fail in many ways
-                if is_out_of_memory(error):
-                    raise
-                self.is_fused[module] = False
+            fused = self._fused(module, *arguments)
+            if fused is None:
+                return False
+            output, received = self._in_blocks(module, *arguments)
+            # What padding sees, where that is nothing, is no matter.
+            real = self.real.to(output.device)
+            pairs = (fused[0][real], output[real]), (fused[1], received)
+            # In bfloat16 the blocks' scores are rounded to a 256th, so that single weights differ by some per cent.
+            self.is_fused[module] = all(
+                bool((ours.float() - theirs.float()).abs().mean() <= 0.02 * theirs.float().abs().mean())
+                for ours, theirs in pairs
+            )
         return self.is_fused[module]
 
     def _is_softmax(self, module, query, key, value, mask: BlockMask, kwargs: dict) -> bool:

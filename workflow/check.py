@@ -78,7 +78,7 @@ SET_BY_RULES = {
 RENAMED = {"data/prompts.csv": "data/prompts_statements.csv"}
 
 # The rules that a table's `resources` may name.
-RULES_WITH_RESOURCES = ("attention", "train", "evaluate")
+RULES_WITH_RESOURCES = ("attention", "attention_small", "train", "evaluate")
 
 # Where the arguments are known that a section of train.yaml hands on to a library.
 ARGUMENTS = {

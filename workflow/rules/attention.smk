@@ -15,15 +15,15 @@ rule attention:
         size="large|small",
         queries="(_before_fields)?",
     params:
-        launcher=launcher("attention"),
+        launcher=lambda wildcards: launcher(f"attention_{wildcards.size}"),
         options=lambda wildcards: overrides(
             {"model": config[wildcards.size], "dataset": config["dataset"], "resume": True},
             section("save_attention"),
             {"queries": "before_fields"} if wildcards.queries else {},
         ),
-    threads: needs(config, "attention")["threads"]
+    threads: of_size("threads")
     resources:
-        **resources("attention"),
+        **{key: of_size(key) for key in resources("attention") | resources("attention_small")},
     shell:
         with_log(
             "{params.launcher} save_attention.py save_name={WORK}/attention_{wildcards.size}{wildcards.queries} {params.options}"

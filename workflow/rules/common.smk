@@ -54,6 +54,11 @@ def resources(rule: str) -> dict:
     return {key: value for key, value in found.items() if value}
 
 
+def of_size(key: str):
+    """What rule attention may use, as a function of the model's size."""
+    return lambda wildcards: needs(config, f"attention_{wildcards.size}")[key]
+
+
 def launcher(rule: str) -> str:
     processes = needs(config, rule)["processes"]
     return f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node {processes}" if processes > 1 else PYTHON
