@@ -78,12 +78,10 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         print(f"{config.questions}: skipped {unanswerable} questions without an answer")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
-    import torch
-
     from utils import scores
     from utils.adapters import adapter_base
     from utils.models import load_checkpoints, weights_hash
-    from utils.processes import is_main_process
+    from utils.processes import device_name, is_main_process
     from utils.tokenizer import fingerprint, load_tokenizer
 
     base = config.model if config.model_dir else None
@@ -96,12 +94,12 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     for name, model in load_checkpoints(outputs, base, **options):
         tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = resolved | ({"model_dir": name} if config.model_dir else {})
-        device = model.device.type
+        device = model.device
         answered_with = {
             "questions": [vars(question) for question in asked],
             "tokenizer": fingerprint(tokenizer),
             "weights_sha256": weights_hash(model),
-            "device": device,
+            "device": device.type,
         }
         kept = Kept(folders[name], made_by(settings, **answered_with))
         results = answer(model, tokenizer, asked, config, kept)
@@ -113,7 +111,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         if config.questions:
             # As SQuAD has it, over all questions: groups may be of any size.
             metrics["average"] = scores.average(results)
-        metrics["device"] = f"{device} {torch.cuda.get_device_name()}" if device == "cuda" else device
+        metrics["device"] = device_name(device)
         metrics["seconds"] = round(time.monotonic() - started, 1)
         with artifacts.recorded_file(output / "predictions.csv", metrics, output / "metrics.json") as aside:
             artifacts.fill_csv(aside, results)

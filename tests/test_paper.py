@@ -153,7 +153,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     (tmp_path / "tables").mkdir()
     (tmp_path / f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
     results, random = tmp_path / name, np.random.default_rng(0)
-    asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}}
+    asked = {"config": check.resolved(config, "questions") | {"model": config["trained"]}, "device": "cuda a card"}
     records, answers = {}, {}
     for record_name in runs(config):
         folder, _, kind = record_name.rpartition("/")
@@ -180,6 +180,11 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
         )
     low, high = intervals.interval(np.array(scores_by_seed))
     assert f"/ {np.mean(scores_by_seed):.2f} [{low:.2f}, {high:.2f}]" in (tmp_path / "paper/table2.md").read_text()
+    how = (
+        "\n- Qwen2.5-Coder 0.5B: 3 seeds; 40 of 60 people reported; epochs: 10 (plain: 30); checkpoints: 2; learning "
+        "rates: 0.0005; attention: qwen2.5-coder-0.5b; difference: qwen2.5-coder-1.5b minus qwen2.5-coder-0.5b.\n"
+    )
+    assert all(how in (tmp_path / f"paper/table{number}.md").read_text() for number in (1, 2))
     assert pd.isna(row["published"])
     assert (row["alpha"], row["beta"]) == (0.7, 0.05)
     table_1 = pd.read_csv(tmp_path / "paper/table1.csv")
@@ -190,7 +195,12 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     assert paper.unfinished(tmp_path / "tables", tmp_path) == []
     del records["none/seed-1-rate-0.0005/questions/1/metrics.json"]
     write_records(results, records)
+    capsys.readouterr()
     assert paper.unfinished(tmp_path / "tables", tmp_path) == [name]
+    assert capsys.readouterr().err == (
+        f"{name}: 1 results are missing (none/seed-1-rate-0.0005/questions/1/metrics.json ...) and are made again here; "
+        "the others were made on: cuda a card; on another machine digits differ\n"
+    )
     (results / "table.md").unlink()  # a table that is only begun
     assert paper.unfinished(tmp_path / "tables", tmp_path) == []
     capsys.readouterr()
@@ -283,7 +293,7 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
     # With one checkpoint there is nothing to choose; the paper has Gemma 2 2B alone.
     assert table.loc["SmolLM2-135M"][["published", "chosen on the reported"]].isna().all(axis=None)
     assert table.loc["Gemma 2 2B", "difference", "f1"]["published"] == 0.256
-    (row,) = [line for line in markdown.splitlines() if "SmolLM2-135M" in line and "difference" in line]
+    (row,) = [line for line in markdown.splitlines() if "| SmolLM2-135M" in line and "difference" in line]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:6] == ["SmolLM2-135M", "SQuAD", "difference", "0.7", "0.005", "–"] and len(cells) == 11
     assert cells[7] == "" and cells[8] == "–" and cells[10] == "" and "[" in cells[6] and "[" in cells[9]

@@ -95,6 +95,7 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
     assert set(records) == set(runs(config))
     markdown = (results / "table.md").read_text()
     assert all(f"| {arm} " in markdown for arm in ["untrained", *ARMS])
+    assert "tokens dropped, %" in markdown
     for arm in ARMS:
         for seed in config["seeds"]:
             run = records[f"{arm}/seed-{seed}/run.json"]
@@ -107,6 +108,8 @@ def test_a_table_is_made_of_every_arm_and_seed(results):
             # As train.py counts: 100 texts in batches of 8 end an epoch with one of 4; 200 variants come out even.
             assert run["texts_a_step"] == pytest.approx(100 / 13 if arm == "none" else 8, abs=0.01)
             assert len(run["loss"]) == run["steps"]
+            assert run["device"] == "cpu" and run["versions"]["torch"] and "commit" in run
+            assert (run["tokens_dropped"] > 0.1) == (arm != "none") == (run["characters_blanked"] > 0.1)
     with open(results / "table.csv", newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["arm"] for row in rows} == {"untrained", *ARMS}

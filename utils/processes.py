@@ -33,6 +33,11 @@ def leave(state: PartialState) -> None:
     state.destroy_process_group()
 
 
+def device_name(device: torch.device) -> str:
+    """For a record: cpu, or cuda and the card's name."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
 def local_processes() -> int:
     """How many of the processes are on this machine; torchrun says so."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes().num_processes))

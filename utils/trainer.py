@@ -26,7 +26,7 @@ from transformers.trainer_utils import TrainOutput
 
 from utils import artifacts
 from utils.errors import InputError, is_out_of_memory, one_line, unwritten
-from utils.processes import is_main_process, progress
+from utils.processes import device_name, is_main_process, progress
 
 
 @dataclass(eq=False)
@@ -34,8 +34,8 @@ class Beginning(TrainerCallback):
     """Says that the training begins, and records it once its first step is done.
 
     description: of the texts and of where it begins, for the line that says so; broken: checkpoints that are not whole,
-    removed now; record: where the run's record goes, of `settings` and of `trained_on`, the rest that decides what is
-    trained.
+    removed now; record: where the run's record goes, of `settings`, of `trained_on`, the rest that decides what is
+    trained, and of the device.
     """
 
     model: PreTrainedModel
@@ -58,7 +58,8 @@ class Beginning(TrainerCallback):
 
     def on_step_end(self, *_, **__):
         if is_main_process() and not self.begun:
-            artifacts.write_json(self.record, artifacts.record(self.settings) | self.trained_on)
+            device = {"device": device_name(self.model.device)}
+            artifacts.write_json(self.record, artifacts.record(self.settings) | self.trained_on | device)
         self.begun = True
 
 

@@ -17,7 +17,7 @@ from workflow import check, intervals
 from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
 from workflow.results import read_study
 from workflow.summary import LATEX, scores_by_field
-from workflow.table import PUBLISHED, augmentation_of, plain_paths, rates_of, runs
+from workflow.table import PUBLISHED, asked_about, augmentation_of, dump_of, epochs_of, plain_paths, rates_of, runs
 
 # Of biographies, the paper's name of what each table of conf/tables/ trains; the paper does not have the last three.
 MODELS = {
@@ -58,23 +58,25 @@ TITLES = {1: "Table 1: after plain fine-tuning", 2: "Table 2: biographies", 3: "
 
 BIOGRAPHIES_EXPLAINED = (
     "Exact match / F1, from 0 to 1. *Published*: the paper's number. Ours: the mean over seeds and reported people, in "
-    "brackets its 95 % interval by bootstrap over both together; learning rate and epoch were chosen for each arm on "
-    "people who are not reported (*chosen on the others*), and on the reported people themselves, as the paper seems "
-    "to do (*chosen on the reported*: too high). Alpha and beta as the paper has them: random deletes with probability "
-    "alpha. The people and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in "
-    "both of our tables; the paper's numbers of it differ between the two. –: not run, or not in the paper."
+    "brackets its 95 % interval by bootstrap over both together; the checkpoint (and the learning rate, if there were "
+    "several) was chosen for each arm on people who are not reported (*chosen on the others*), and on the reported "
+    "people themselves, as the paper seems to do (*chosen on the reported*: too high). Alpha and beta are the paper's, "
+    "and of a model that it does not have those of its Llama 3 8B; random deletes with probability alpha. The people "
+    "and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in both of our tables; "
+    "the paper's numbers of it differ between the two. –: not run, or not in the paper."
 )
 
 PARAGRAPHS_EXPLAINED = (
     "Exact match (EM) and F1, from 0 to 1, of all questions about paragraphs that were trained on, asked without them. "
     "*Published*: the paper's number. Ours: the mean over the questions of a paragraph, then over the reported "
     "paragraphs and the seeds, so that each paragraph counts alike; in brackets its 95 % interval by bootstrap over "
-    "paragraphs and seeds together. Learning rate and epoch were chosen for each arm on paragraphs that are not "
-    "reported (*chosen on the others*), and on the reported ones themselves, as the paper seems to do (*chosen on the "
-    "reported*: too high); where that is empty there was one checkpoint, and nothing to choose. Alpha and beta as the "
-    "paper has them: random deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many "
-    "and which it has, it does not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented "
-    "things, which no model has read of. –: not run, or not in the paper."
+    "paragraphs and seeds together. The checkpoint (and the learning rate, if there were several) was chosen for each "
+    "arm on paragraphs that are not reported (*chosen on the others*), and on the reported ones themselves, as the "
+    "paper seems to do (*chosen on the reported*: too high); if that is empty there was one checkpoint, and nothing to "
+    "choose. Alpha and beta are the paper's, and of a model that it does not have those of most of its models; random "
+    "deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many and which it has, it does "
+    "not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented things, which no model has read "
+    "of. –: not run, or not in the paper."
 )
 
 EXPLAINED = {1: BIOGRAPHIES_EXPLAINED, 2: BIOGRAPHIES_EXPLAINED, 3: PARAGRAPHS_EXPLAINED}
@@ -92,13 +94,19 @@ def read_table(path: Path, results: Path) -> dict:
 
 
 def unfinished(tables: Path, results: Path) -> list[str]:
-    """The tables that were finished once and now lack runs, since a run's results were deleted."""
+    """The tables that were finished once and now lack runs, since a run's results were deleted. Says on standard error
+    on what the others were made: elsewhere not all digits are the same."""
     found = []
     for table in (*MODELS, *PARAGRAPHS):
         config = read_table(tables / f"{table}.yaml", results / table)
-        lacking = set(runs(config)) - read_study(results / table).records.keys()
+        records = read_study(results / table).records
+        lacking = sorted(set(runs(config)) - records.keys())
         if lacking and (results / table / "table.md").exists():
             found.append(table)
+            made_on = sorted({one["device"] for one in records.values() if "device" in one})
+            problem = f"{table}: {len(lacking)} results are missing ({lacking[0]} ...) and are made again here"
+            where = f"the others were made on: {', '.join(made_on)}; on another machine digits differ"
+            print(f"{problem}; {where}", file=sys.stderr)
     return found
 
 
@@ -138,6 +146,21 @@ def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
                     cell = scores.setdefault((arm, field, measure), {})
                     cell |= {way: shares.mean(), f"{way}, low": low, f"{way}, high": high}
     return scores
+
+
+def how_run(config: dict, results: Path) -> str:
+    """For people to read: how a table was run."""
+    names = MODELS | {table: ", ".join(both) for table, both in PARAGRAPHS.items()}
+    (evaluation,) = config["evaluations"]
+    count = next(iter(read_study(results).answers.values()))["name"].nunique()
+    large, small = (Path(config[size]).name for size in ("large", "small"))
+    own = large if dump_of(config, "attention", config["seeds"][0]) == "attention_large" else small
+    return (
+        f"{names[config['table']]}: {len(config['seeds'])} seeds; {config['reported']} of {count} "
+        f"{asked_about(config, evaluation)} reported; epochs: {config['epochs']} (plain: {epochs_of(config, 'none')}); "
+        f"checkpoints: {config['checkpoints']}; learning rates: {', '.join(map(str, rates_of(config)))}; attention: "
+        f"{own}; difference: {large} minus {small}."
+    )
 
 
 def alpha_and_beta(config: dict, arm: str) -> tuple[float | None, float | None]:
@@ -241,10 +264,13 @@ def main(tables: Path, results: Path, output: Path) -> None:
         scores = collect(number, configs, ours, published)
         readable = shown_of_paragraphs(scores) if number == 3 else shown(number, scores)
         markdown = readable.to_markdown(index=False, disable_numparse=True)
+        found = [table for table in (PARAGRAPHS if number == 3 else MODELS) if ours[table]]
+        how = [how_run(configs[table], results / table) for table in found]
+        listed = "\n".join(f"- {line}" for line in how)
         contents = {
-            "md": f"# {title}\n\n{EXPLAINED[number]}\n\n{markdown}\n",
+            "md": f"# {title}\n\n{EXPLAINED[number]}\n\n{listed}\n\n{markdown}\n",
             "csv": scores.to_csv(index=False),
-            "tex": latex(readable, f"{title}. {EXPLAINED[number]}", title),
+            "tex": latex(readable, " ".join((f"{title}.", EXPLAINED[number], *how)), title),
         }
         for kind, content in contents.items():
             path = output / f"table{number}.{kind}"

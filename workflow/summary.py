@@ -72,10 +72,17 @@ def what_was_trained_on(config: dict, runs: dict[str, list[dict]]) -> pd.DataFra
     def mean(values) -> float:
         return float(np.mean(list(values)))
 
+    # Earlier runs did not record it.
+    shares = (
+        {"tokens dropped, %": "tokens_dropped"}
+        if all("tokens_dropped" in run for run in sum(runs.values(), []))
+        else {}
+    )
+    shares |= {"characters dropped, %": "characters_blanked"}
     return pd.DataFrame(
         {
             "arm": arm,
-            "characters dropped, %": 100 * mean(run["characters_blanked"] for run in arm_runs),
+            **{name: 100 * mean(run[share] for run in arm_runs) for name, share in shares.items()},
             "tokens a text": mean(run["tokens_a_text"] for run in arm_runs),
             "steps": mean(run["steps"] for run in arm_runs),
             "tokens trained on": mean(run["steps"] * run["texts_a_step"] * run["tokens_a_text"] for run in arm_runs),

@@ -10,11 +10,14 @@ from workflow.logs import logged
 def main(settings: dict, budget: str, model: str, augmented: str | None, output: str) -> None:
     """augmented: data_augmentation.py's record; None where the texts stay untouched."""
     steps, _, tokens, texts = Path(budget).read_text().split()
-    blanked = json.loads(Path(augmented).read_text())["characters_blanked"] if augmented else 0.0
+    dropped = json.loads(Path(augmented).read_text()) if augmented else {}
+    made = json.loads(Path(model, "run.json").read_text())
     state = json.loads(Path(model, f"checkpoint-{steps}", "trainer_state.json").read_text())
     loss = [[entry["step"], entry["loss"]] for entry in state["log_history"] if "loss" in entry]
     record = {"settings": settings, "steps": int(steps), "texts_a_step": float(texts)}
-    record |= {"tokens_a_text": float(tokens), "characters_blanked": blanked, "loss": loss}
+    record |= {"tokens_a_text": float(tokens), "loss": loss}
+    record |= {share: dropped.get(share, 0.0) for share in ("characters_blanked", "tokens_dropped")}
+    record |= {key: made[key] for key in ("versions", "commit", "device")}
     write_json(Path(output), record)
 
 
