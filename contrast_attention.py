@@ -59,7 +59,7 @@ def main(config):
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
     if config.heatmap:
         heatmap.write(config.heatmap, dump.model, heatmap.shaded_rows(texts, dump.rows), len(texts), two_sided=True)
-    next_stage.say(
+    next_stage.announce(
         started,
         "data_augmentation",
         augment_type="attention",
@@ -70,7 +70,7 @@ def main(config):
         # Its tokens are those of the difference.
         model=large.model if config.target == "large" else small.model,
         dataset=config.dataset or "DATASET",
-        **(next_stage.reading(config) if config.dataset else {}),
+        **(next_stage.dataset_keys(config) if config.dataset else {}),
         save_name="NAME",
     )
 

@@ -67,7 +67,7 @@ def main(config):
         augment(config, output, folder)
     # A text may hold what looks like a tag.
     as_text = {"tags": False} if config.tags is False else {}
-    next_stage.say(started, "train", model=config.model, dataset=str(output), **as_text, model_dir="MODEL_DIR")
+    next_stage.announce(started, "train", model=config.model, dataset=str(output), **as_text, model_dir="MODEL_DIR")
 
 
 def augment(config: Mapping, output: Path, folder: Path) -> None:

@@ -56,7 +56,7 @@ def main(config):
         raise InputError("still needed: model_dir=<checkpoint>, or model=<base model> and output_dir=...")
     if config.model_dir is None and config.output_dir is None:
         raise InputError("still needed: output_dir=..., since there is no model_dir to write to")
-    settle(config)
+    fill_defaults(config)
     outputs = outputs_of(config.model_dir, config.model, config.output_dir)
     read = {key: config[key] for key in ("questions", "dataset", "prompts", "examples")}
     with contextlib.ExitStack() as claims:
@@ -67,7 +67,7 @@ def main(config):
             for name, output in outputs.items()
         }
         evaluate(config, outputs, folders)
-    next_stage.say(started)
+    next_stage.announce(started)
 
 
 def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]) -> None:
@@ -119,7 +119,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         started = time.monotonic()
 
 
-def settle(config) -> None:
+def fill_defaults(config) -> None:
     """Fill in what null stands for. Raises InputError if a key of the other kind of questions, people's or free
     ones, was given (but for `template`, which is set to null), or where what is needed is not there."""
     if config.questions:
@@ -142,7 +142,7 @@ def settle(config) -> None:
 
 
 def questions_of(config) -> tuple[list[questions.Question], int]:
-    """What is asked, and how many questions are not, since they have no answer; the configuration is `settle`d."""
+    """What is asked, and how many questions are not, since they have no answer; its defaults are filled in."""
     if config.questions:
         rows = free_questions.read(config.questions, config.group)
         pool = free_questions.read(config.examples) if config.shots else []

@@ -68,7 +68,7 @@ def main(config):
         extract(config, dump_path, folder)
     # Only the user knows whether this is the large or the small model.
     following = {"attn_dump_large": config.save_name, "attn_dump_small": "SMALL", "attn_diff": "DIFFERENCE"}
-    next_stage.say(started, "contrast_attention", **following)
+    next_stage.announce(started, "contrast_attention", **following)
 
 
 def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
@@ -101,7 +101,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     placed = {"device_map": settings["device_map"], "max_memory": settings["max_memory"]}
     model = load_model(config.model, config.dtype, settings["quant"], config.trust_remote_code, placed=placed)
     receive = received_attention.ReceivedAttention(model, config.include_self, layers)
-    count, long, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
+    count, texts_cut, in_batches, (highest, row) = totals(parts(config, tokenizer, window))
     tokens.check_id(highest, tokens.embedding_rows(model), f"{config.dataset}: row {row}")
 
     # What an earlier run has kept, batch by batch: a batch's values depend on what it is padded to. In memory it takes
@@ -162,9 +162,9 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         method = model.config.quantization_config.quant_method
         dump_settings["quant"] = settings["quant"] or {"quant_method": getattr(method, "value", method)}
     # Where no text was cut, any window gives the same.
-    if long:
+    if texts_cut:
         dump_settings |= {"window": window, "stride": windows.step(window, config.stride)}
-        print(f"{long} of {count} texts are longer than {window} tokens and were read in windows")
+        print(f"{texts_cut} of {count} texts are longer than {window} tokens and were read in windows")
     dump.write(config.save_name, config.model, read_with["tokenizer"], dump_settings, artifacts.record(settings))
     print(f"{dump_path}: {count} texts, {sum(dump.tokens):,} tokens of {config.model}")
     if config.heatmap:
@@ -190,13 +190,13 @@ class FedWindow:
 
 @dataclass
 class Part:
-    """Texts that follow each other, from number `first` (from 0) on: how many are cut (`long`), all their windows, and
+    """Texts that follow each other, from number `first` (from 0) on: how many are cut, all their windows, and
     batches of these by their numbers."""
 
     first: int
     text_sha256: list[str]
     encoded: list[tokens.Encoded]
-    long: int
+    texts_cut: int
     windows: list[FedWindow]
     batches: list[list[int]]
 
@@ -212,17 +212,17 @@ def parts(config: Mapping, tokenizer, window: int | None) -> Iterator[Part]:
         queries = None
         if config.queries == "before_fields":
             queries = before_fields([tagged for _, tagged in chunk], encoded, config.dataset, first)
-        fed, long = [], 0
+        fed, texts_cut = [], 0
         for number, encoded_text in enumerate(encoded):
             cut = windows.windows(encoded_text, window, config.stride)
-            long += len(cut) > 1
+            texts_cut += len(cut) > 1
             ids = np.array(encoded_text.input_ids)
             for places, reads, _ in cut:
                 counted = None if queries is None else np.flatnonzero(np.isin(places, queries[number]))
                 fed.append(FedWindow(ids[places].tolist(), reads, counted, first + number + 1))
         hashes = list(map(attention_dump.text_hash, plain))
         in_batches = batches([len(fed_window.input_ids) for fed_window in fed], config.batch_tokens)
-        yield Part(first, hashes, encoded, long, fed, in_batches)
+        yield Part(first, hashes, encoded, texts_cut, fed, in_batches)
 
 
 def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.ndarray]:
@@ -242,14 +242,14 @@ def received_by(receive, batch: list[FedWindow], config: Mapping) -> list[np.nda
 
 def totals(found: Iterator[Part]) -> tuple[int, int, int, tuple[int, int]]:
     """How many texts there are, how many of them are cut, in how many batches; the highest id, and its row."""
-    count = long = in_batches = 0
+    count = texts_cut = in_batches = 0
     highest = -1, 0
     for part in found:
         count += len(part.encoded)
-        long += part.long
+        texts_cut += part.texts_cut
         in_batches += len(part.batches)
         highest = max(highest, tokens.highest_id(part.encoded, part.first), key=lambda id_and_row: id_and_row[0])
-    return count, long, in_batches, highest
+    return count, texts_cut, in_batches, highest
 
 
 def check_layers(layers: list[int], count: int) -> None:

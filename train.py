@@ -60,9 +60,9 @@ def main(config):
     with artifacts.claimed("model_dir", Path(config.model_dir, "run.json"), dataset=config.dataset):
         train(config)
     if last := resume.last_checkpoint(Path(config.model_dir)):
-        next_stage.say(started, "evaluate", model_dir=str(last))
+        next_stage.announce(started, "evaluate", model_dir=str(last))
     else:
-        next_stage.say(started)
+        next_stage.announce(started)
 
 
 def train(config) -> None:

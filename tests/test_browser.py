@@ -69,7 +69,7 @@ def test_the_page_shows_the_texts_and_a_tokens_value_under_the_pointer(scheme, s
         for one, pieces in zip(texts, page.locator(".text").all(), strict=True):
             shaded = [piece for piece, covering in heatmap.pieces(one.text, one.offsets) if covering]
             assert pieces.locator("span").all_text_contents() == shaded
-        # What is told of a token is its own value.
+        # What hovering over a token shows is its own value.
         one, pieces = texts[-1], page.locator(".text").last.locator("span")
         number = int(np.argmax(one.values))
         token = pieces.nth(number)

@@ -10,7 +10,7 @@ import yaml
 from tests.conftest import ROOT
 from utils import scores
 from workflow import intervals, readme
-from workflow.choice import EVERYBODY, OTHERS, asked, choose, read_answers, read_scores, reported
+from workflow.selection import EVERYBODY, OTHERS, asked, choose, read_answers, read_scores, reported
 from workflow.table import run_of
 
 PAGE = " ".join((ROOT / "results/README.md").read_text(encoding="utf-8").split())

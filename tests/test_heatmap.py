@@ -27,7 +27,7 @@ AWKWARD = "A <b>\"bold\"</b> & 'plain'\r\n\n\tword  שלום e\u0301te\u0301 �
 
 
 class Read(HTMLParser):
-    """A page's texts as (text, class, what is told) for each piece, its variants, its legend."""
+    """A page's texts as (text, class, the hover text) for each piece, its variants, its legend."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -42,7 +42,7 @@ class Read(HTMLParser):
             self.paragraph = attributes.get("class")
             {"text": self.texts, "variant": self.variants}.get(self.paragraph, []).append([])
         elif tag == "span":
-            self.span = attributes["class"], attributes.get("data-told")
+            self.span = attributes["class"], attributes.get("data-hover")
 
     def handle_endtag(self, tag):
         if tag == "span":
@@ -86,8 +86,8 @@ def test_the_page_is_the_text_again_and_tells_of_each_character_its_tokens(cut):
     (pieces,) = page.texts or [[]]
     assert joined(pieces) == text
     place = 0
-    for piece, _, told in pieces:
-        values = [] if told is None else [float(value) for value in told.split(" · ")[0].split(", ")]
+    for piece, _, hover in pieces:
+        values = [] if hover is None else [float(value) for value in hover.split(" · ")[0].split(", ")]
         for character in range(place, place + len(piece)):
             covering = {number + 1.0 for number, (start, end) in enumerate(spans) if start <= character < end}
             assert covering <= set(values) and bool(covering) == bool(values)
@@ -219,7 +219,7 @@ def test_a_long_text_is_cut_and_keeps_its_ranks(tmp_path, monkeypatch, capsys):
     heatmap.write("page.html", "t", [one, one], 2)
     assert capsys.readouterr().out == "page.html: 1 of 2 texts, cut after 10 characters\n"
     found = read("page.html")
-    assert [(piece, told) for piece, _, told in found.texts[0]] == [
+    assert [(piece, hover) for piece, _, hover in found.texts[0]] == [
         ("abcd", "0 · rank 3"),
         ("abcd", "1 · rank 2"),
         ("ab", None),
@@ -320,8 +320,8 @@ def check_page(path: str, dump: attention_dump.Dump) -> None:
     found = read(path)
     assert [joined(text) for text in found.texts] == plain
     for pieces, row in zip(found.texts, dump.rows, strict=True):
-        told = [told.split(" · rank ") for *_, told in pieces if told]
-        values, ranks = ([number for part in side for number in part.split(", ")] for side in zip(*told, strict=True))
+        hover = [hover.split(" · rank ") for *_, hover in pieces if hover]
+        values, ranks = ([number for part in side for number in part.split(", ")] for side in zip(*hover, strict=True))
         assert values == [f"{value:.3g}" for value in row.values]
         descending = sorted(range(len(row.values)), key=lambda token: (-row.values[token], token))
         assert [descending[int(rank)] for rank in ranks] == list(range(len(row.values)))
@@ -340,9 +340,9 @@ def test_stages_1_and_2_draw_their_dumps(stage, tiny_model, tmp_path, capsys):
     shades = {shade[0] for text in read("maps/difference.html").texts for _, shade, _ in text if shade}
     assert shades == {"s", "d"}
     for row, pieces in zip(difference.rows, read("maps/difference.html").texts, strict=True):
-        for _, shade, told in pieces:
-            if told and "," not in told:
-                value = float(told.split(" · ")[0])
+        for _, shade, hover in pieces:
+            if hover and "," not in hover:
+                value = float(hover.split(" · ")[0])
                 assert shade == "s0" or (shade[0] == "s") == (value > 0)
         assert len(row.values)
     stage(contrast_attention, **dumps, dataset="texts.csv", heatmap="difference.png")
@@ -386,10 +386,10 @@ def test_stage_3_draws_keep_probabilities_and_the_first_variants(kind, include_o
     found = read("keep.html")
     assert [joined(text) for text in found.texts] == plain
     for text, pieces, encoded_text in zip(plain, found.texts, encoded, strict=True):
-        told = [told.split(" · ")[0] for *_, told in pieces if told]
+        hover = [hover.split(" · ")[0] for *_, hover in pieces if hover]
         count = len(encoded_text.offsets)
         for number, ((start, end), said) in enumerate(
-            zip(encoded_text.offsets, [value for part in told for value in part.split(", ")], strict=True)
+            zip(encoded_text.offsets, [value for part in hover for value in part.split(", ")], strict=True)
         ):
             rank = count - 1 - number
             keep = 1 - 0.9 * (1 - np.exp(-0.5 * rank)) if kind == "attention" else 0.9

@@ -55,8 +55,8 @@ def test_what_is_no_plain_name_is_still_text(name):
 def test_how_a_dataset_is_read_is_handed_on_where_it_is_not_the_yamls():
     for name in ("save_attention", "contrast_attention", "data_augmentation", "train"):
         given = yaml.safe_load((ROOT / f"conf/{name}.yaml").read_text(encoding="utf-8"))
-        assert next_stage.reading(given) == {}
-        assert next_stage.reading(given | {"text_column": "body", "tags": False}) == {
+        assert next_stage.dataset_keys(given) == {}
+        assert next_stage.dataset_keys(given | {"text_column": "body", "tags": False}) == {
             "text_column": "body",
             "tags": False,
         }
@@ -66,15 +66,15 @@ def test_how_a_dataset_is_read_is_handed_on_where_it_is_not_the_yamls():
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    next_stage.say(0.0)
+    next_stage.announce(0.0)
     assert capsys.readouterr().out == ""
 
 
 def test_without_a_next_stage_the_time_alone(monkeypatch, capsys):
     monkeypatch.setattr(next_stage.time, "monotonic", lambda: 75.0)
-    next_stage.say(10.0)
+    next_stage.announce(10.0)
     assert capsys.readouterr().out == "Took 1 min 5 s.\n"
-    next_stage.say(10.0, "evaluate", model_dir="out/checkpoint-2")
+    next_stage.announce(10.0, "evaluate", model_dir="out/checkpoint-2")
     assert capsys.readouterr().out == "Took 1 min 5 s. Next: python evaluate.py model_dir=out/checkpoint-2\n"
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler
 
 from tests.conftest import ROOT
 from tests.studies import add_answers, answer, write_run
-from workflow import check, choice, intervals, paper
+from workflow import check, intervals, paper, selection
 from workflow.results import add, write_records
 from workflow.scripts import budget
 from workflow.table import runs, settings_of
@@ -61,7 +61,7 @@ def test_the_best_checkpoint_is_chosen(tmp_path, draw):
         made[arm, seed, rate, evaluation, part] = scores
         answers[f"{arm}/seed-{seed}-rate-{rate}/{evaluation}/{part}"] = answers_of(6, *scores)
     add_answers(tmp_path / "table", answers)
-    chosen = choice.choose(config, tmp_path / "table")
+    chosen = selection.choose(config, tmp_path / "table")
     for way, people in {"chosen on the others": [4, 5], "chosen on the reported": [0, 1, 2, 3]}.items():
         for arm in config["arms"]:
             best, highest = None, (-1, -1)
@@ -87,13 +87,13 @@ def test_a_small_difference_decides_and_a_rounding_does_not(tmp_path, highest, c
     }
     add_answers(tmp_path / "table", answers)
     config = {"epochs": 3, "checkpoints": 3, "reported": 1, "seeds": [1], "arms": {"one": None}}
-    found = choice.choose(config | {"evaluations": {"all": None}}, tmp_path / "table")
+    found = selection.choose(config | {"evaluations": {"all": None}}, tmp_path / "table")
     assert found["chosen on the others"] == {"one": (None, chosen)}
 
 
 def test_a_table_in_tokens_has_nothing_to_choose(tmp_path):
     config = {"tokens": 100, "checkpoints": 3, "arms": {"one": None, "two": None}}
-    assert choice.choose(config, tmp_path) == {"": {"one": (None, 3), "two": (None, 3)}}
+    assert selection.choose(config, tmp_path) == {"": {"one": (None, 3), "two": (None, 3)}}
 
 
 def test_the_papers_tables_have_the_papers_settings():

@@ -29,7 +29,7 @@ from utils import artifacts, attention_dump, biography, questions, scores
 from utils.attention_dump import Dump, Row
 from utils.errors import InputError
 from utils.tokenizer import load_tokenizer
-from workflow import check, choice, pictures, summary
+from workflow import check, pictures, selection, summary
 from workflow.results import add, files_of, forget, read_study, write_answers, write_records
 from workflow.scripts import budget, control_weights, scratch_models, trim
 from workflow.scripts.keep_probabilities import keep_probabilities
@@ -560,12 +560,12 @@ def test_people_are_paired_by_name(clone, results, tmp_path):
     renamed = answers.assign(name=answers["name"].str.replace("Patricia", "Patrizia"))
     write_answers(tmp_path / "smoke", read_study(results).answers | {asked: renamed})
     with pytest.raises(InputError, match="facts/seed-2/paper/2 and untrained were asked about different people"):
-        summary.collect(config, tmp_path / "smoke", choice.choose(config, tmp_path / "smoke"))
+        summary.collect(config, tmp_path / "smoke", selection.choose(config, tmp_path / "smoke"))
 
 
 def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    chosen = choice.choose(config, results)
+    chosen = selection.choose(config, results)
     runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"] = []
     assert summary.what_was_trained_on(config, runs).set_index("arm")["last loss"].isna().to_dict() == {
@@ -577,7 +577,7 @@ def test_a_run_too_short_for_a_logged_loss_has_none(clone, results, tmp_path):
 
 def test_seeds_of_a_few_steps_more_have_one_curve(clone, results, tmp_path):
     config = read(ROOT / "conf/tables/smoke.yaml")
-    chosen = choice.choose(config, results)
+    chosen = selection.choose(config, results)
     runs = summary.read_runs(config, results, chosen)
     runs["random"][1]["loss"].append([100, 1.0])
     pictures.curves(config, results, runs, chosen, tmp_path / "curves.png")

@@ -139,7 +139,7 @@ def belongs_to_last(text: str, place: int) -> bool:
     return text[place] == joiner or text[place - 1] == joiner or unicodedata.category(text[place]).startswith("M")
 
 
-def told(one: Shaded, covering: list[int]) -> str:
+def hover_text(one: Shaded, covering: list[int]) -> str:
     """The values and the ranks of a piece's tokens."""
     said = ", ".join(f"{one.values[number]:.3g}" for number in covering)
     if one.ranks is not None:
@@ -209,7 +209,7 @@ h1 { font-size: 1.2rem; overflow-wrap: anywhere }
 .variant { line-height: 1.4; font-size: .9rem }
 .text span { box-shadow: inset 0 0 0 .5px #8888 }
 .text span:hover { outline: 2px solid currentColor }
-.text span:hover::after { content: attr(data-told); position: fixed; bottom: 0; left: 0; right: 0; z-index: 1;
+.text span:hover::after { content: attr(data-hover); position: fixed; bottom: 0; left: 0; right: 0; z-index: 1;
   padding: .2rem 1rem; direction: ltr; text-align: center; color: #ffffff; background: #333333 }
 .legend span { display: inline-block; min-width: 1.2rem; height: 1.6rem; line-height: 1.6rem; padding: 0 .2rem;
   font-size: .7rem; text-align: center; vertical-align: top }
@@ -244,7 +244,7 @@ Hover over a token for its value and its rank in its text, 0 for the highest.</p
 def section(one: Shaded, scale: Scale) -> str:
     """A text and its variants; without its tags it is the text again, character by character."""
     written = "".join(
-        f'<span class="{css_class(level)}" data-told="{told(one, covering)}">{visible(piece)}</span>'
+        f'<span class="{css_class(level)}" data-hover="{hover_text(one, covering)}">{visible(piece)}</span>'
         if covering
         else visible(piece)
         for piece, covering, level in piece_levels(one, scale)

@@ -14,7 +14,7 @@ READING = {"text_column": "text", "tags": "auto"}
 NO_TEXT = ("null", "true", "false", "nan", "inf")
 
 
-def say(started: float, script: str | None = None, **keys: str | float) -> None:
+def announce(started: float, script: str | None = None, **keys: str | float) -> None:
     """Print it, in the first process alone. started: time.monotonic() at the stage's beginning; script and keys: of the
     next stage, with words in capitals for what this one can't know."""
     if is_first_process():
@@ -23,7 +23,7 @@ def say(started: float, script: str | None = None, **keys: str | float) -> None:
         print(f"Took {duration(time.monotonic() - started)}.{following}")
 
 
-def reading(config: Mapping) -> dict[str, str | bool]:
+def dataset_keys(config: Mapping) -> dict[str, str | bool]:
     """The keys that say how `dataset` is read, for the next stage, but for those that have the YAML's value."""
     return {key: config[key] for key, default in READING.items() if config[key] != default}
 

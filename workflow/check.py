@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from data_augmentation import check_guidance
-from evaluate import RULES, questions_of, settle
+from evaluate import RULES, fill_defaults, questions_of
 from utils import biography, rules
 from utils.arguments import check_arguments
 from utils.errors import InputError, unknown_key
@@ -342,5 +342,5 @@ def settled(config: dict, evaluation: str) -> DictConfig:
     for key, value in asked_by(config, evaluation).items():
         OmegaConf.update(keys, key, value, force_add=True)
     check(keys, RULES | {"questions": RULES["examples"]})
-    settle(keys)
+    fill_defaults(keys)
     return keys

@@ -23,10 +23,10 @@ from utils import biography
 from utils.artifacts import whole_file, write_csv
 from utils.errors import InputError
 from workflow import intervals, ranks
-from workflow.choice import EVERYBODY, choose, reported
 from workflow.pictures import pyplot
 from workflow.ranks import FIELDS, RANKS
 from workflow.results import asked_at
+from workflow.selection import EVERYBODY, choose, reported
 from workflow.summary import scores_by_field
 from workflow.table import MEASURES, PUBLISHED, run_of
 

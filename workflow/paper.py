@@ -14,8 +14,8 @@ import yaml
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import check, intervals
-from workflow.choice import OTHERS, REPORTED, asked, choose, read_scores, reported
 from workflow.results import read_study
+from workflow.selection import OTHERS, REPORTED, asked, choose, read_scores, reported
 from workflow.summary import LATEX, scores_by_field
 from workflow.table import PUBLISHED, asked_about, augmentation_of, dump_of, epochs_of, plain_paths, rates_of, runs
 

@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib import pyplot
 
 from utils.artifacts import whole_file
-from workflow.choice import Chosen
 from workflow.results import asked_at, read_study
+from workflow.selection import Chosen
 from workflow.table import MEASURES, measured, run_of
 
 # The arms that the text speaks of, each by its colour, its dashes and its mark, so that they differ in grey as well.

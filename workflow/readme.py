@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from utils.artifacts import whole_file
-from workflow.choice import OTHERS
 from workflow.paper import NOT_RUN
+from workflow.selection import OTHERS
 from workflow.table import MEASURES
 
 ROOT = Path(__file__).resolve().parent.parent

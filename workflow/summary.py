@@ -10,8 +10,8 @@ import pandas as pd
 from utils.artifacts import whole_file
 from utils.errors import InputError
 from workflow import intervals, pictures
-from workflow.choice import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
 from workflow.results import read_study
+from workflow.selection import EVERYBODY, Chosen, asked, choose, read_answers, read_scores, reported
 from workflow.table import MEASURES, asked_about, epochs_of, measured, run_of
 
 # pandas escapes what stands in cells, not in captions.
