@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ def pytest_configure(config) -> None:
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def heed_hangups() -> None:
+    """In a new process: SIGHUP ends it, as it does unless the tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 # As it is typed.
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")

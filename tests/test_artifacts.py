@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.conftest import heed_hangups
 from utils import artifacts
 from utils.errors import InputError
 
@@ -277,7 +278,8 @@ with artifacts.claimed("save_name", Path(sys.argv[1])) as folder:
 def test_a_claim_dies_with_its_process_and_what_it_kept_does_not(tmp_path, number):
     path = tmp_path / "file.csv"
     command = [sys.executable, "-c", CLAIMS, path]
-    with subprocess.Popen(command, cwd=artifacts.REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=artifacts.REPOSITORY, preexec_fn=heed_hangups, **pipes) as process:
         assert process.stdout.readline() == b"claimed\n"
         with pytest.raises(InputError, match="another run"), artifacts.claimed("save_name", path):
             pass

@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import save_attention
+from tests.conftest import heed_hangups
 from utils import attention_dump, rules, script
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError, is_out_of_memory
@@ -377,7 +378,12 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, number):
     keys = ["attn_dump_large=a", "attn_dump_small=b", f"attn_diff={tmp_path}/c"]
     command = [sys.executable, "-c", CANCELLED, *keys]
     with subprocess.Popen(
-        command, cwd=CONFIG_FOLDER.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=CONFIG_FOLDER.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_hangups,
     ) as script:
         assert script.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir())
