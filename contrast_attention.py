@@ -5,6 +5,7 @@
       attn_diff=attn_diff_llama_70b_8b
 """
 
+import os
 import time
 
 from omegaconf import OmegaConf
@@ -31,7 +32,7 @@ RULES = {
 def main(config):
     started = time.monotonic()
     inputs = [config.attn_dump_large, config.attn_dump_small]
-    files = {attention_dump.dump_path(name).resolve() for name in (*inputs, config.attn_diff)}
+    files = {os.path.realpath(attention_dump.dump_path(name)) for name in (*inputs, config.attn_diff)}
     if len(files) < 3:
         raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
     if config.heatmap:
@@ -56,6 +57,8 @@ def main(config):
             f"The tokenizers differ: values mapped by character position onto the tokens of {config.target} (not in the"
             " paper)"
         )
+    if not dump.values.any():
+        print("The values of both are the same: the result is 0 everywhere, and ranks tokens in the texts' order")
     print(f"{dump_path}: {len(dump.text_sha256)} texts, {dump.model}")
     if config.heatmap:
         heatmap.write(config.heatmap, dump.model, heatmap.shaded_rows(texts, dump.rows), len(texts), two_sided=True)

@@ -80,9 +80,10 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     # torch and transformers take seconds to import: only once the input is known to be good.
     from utils import scores
     from utils.adapters import adapter_base
+    from utils.answers import end_tokens
     from utils.models import load_checkpoints, weights_hash
     from utils.processes import device_name, is_main_process
-    from utils.tokenizer import fingerprint, load_tokenizer
+    from utils.tokenizer import fed_around, fingerprint, load_tokenizer
 
     base = config.model if config.model_dir else None
     for name in outputs if base else ():
@@ -98,6 +99,8 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         answered_with = {
             "questions": [vars(question) for question in asked],
             "tokenizer": fingerprint(tokenizer),
+            "special_tokens": fed_around(tokenizer),
+            "end_tokens": sorted(end_tokens(model, tokenizer)),
             "weights_sha256": weights_hash(model),
             "device": device.type,
         }

@@ -21,7 +21,7 @@ from utils.errors import InputError
 from utils.kept import Kept, made_by
 from utils.model_source import context, load_config
 from utils.script import script
-from utils.tokenizer import fingerprint, load_tokenizer
+from utils.tokenizer import fed_around, fingerprint, load_tokenizer
 
 # At a time: enough for batches of like length, few enough to stay small.
 CHUNK_CHARACTERS = 1_000_000
@@ -109,6 +109,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
     read_with = {
         "texts_sha256": digest.hexdigest(),
         "tokenizer": fingerprint(tokenizer),
+        "special_tokens": fed_around(tokenizer),
         "weights_sha256": weights_hash(model),
         "device": model.device.type,
     }

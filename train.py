@@ -80,7 +80,7 @@ def train(config) -> None:
     from transformers import set_seed
 
     from utils import trainer
-    from utils.models import load_model, merged, trainable, weights_hash
+    from utils.models import load_model, merged, trainable, weights_hash, weights_precision
     from utils.processes import is_main_process
 
     resume.check_resumed(earlier, settings, trained_on)
@@ -113,6 +113,7 @@ def train(config) -> None:
     )
     if is_main_process():  # with FSDP no other has weights yet
         trained_on["weights_sha256"] = weights_hash(base_model)
+        trained_on["weights_precision"] = weights_precision(base_model)
         resume.check_weights(earlier, trained_on["weights_sha256"], config.model)
     model = trainable(base_model, lora, config.model)
 

@@ -5,8 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from tests import tiny
 from utils import answers, questions, tokens
@@ -319,3 +322,16 @@ def test_a_process_without_questions_answers_none():
     model = tiny.model("llama", len(made))
     assert list(answers.greedy_answers(model, made, [], [], 5, 100)) == []
     assert tokens.encode(made, []) == []
+
+
+def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
+    """All such answers would be as likely."""
+    words = Tokenizer(WordLevel({"<unk>": 0, "Ada": 1, "was": 2, "born": 3, "in": 4, "Lyon": 5}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    model = tiny.model("llama")
+    known = questions.Question("city", "Ada", "Ada was born in", "Lyon", ["Lyon"])
+    answers.check_questions(model, tokenizer, [known], 4)
+    unknown = questions.Question("city", "Ada", "Ada was born in", "Lyon", ["Lyon", "Odense"])
+    with pytest.raises(InputError, match=r"^the answer Odense: the tokenizer does not know all of it \(<unk>\)"):
+        answers.check_questions(model, tokenizer, [known, unknown], 4)

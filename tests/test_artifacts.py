@@ -306,3 +306,10 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsy
         pass
     assert capsys.readouterr().out.startswith(f"{tmp_path}: file locks don't work there (No locks available)")
     assert not listed(tmp_path)
+
+
+def test_the_commit_is_that_of_this_repository_whatever_git_is_told(tmp_path, monkeypatch):
+    expected = artifacts.commit.__wrapped__()
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert artifacts.commit.__wrapped__() == expected

@@ -442,3 +442,13 @@ def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model
     record = json.loads((tmp_path / "out.json").read_text())["config"]
     assert (record["model"], record["save_name"]) == (str(tiny_model), f"{tmp_path}/out")
     assert record["dataset"] == recorded
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_name_that_standard_output_can_not_spell_is_escaped(encoding, tmp_path):
+    command = [sys.executable, "contrast_attention.py", "attn_dump_large='größe日'", "attn_dump_small=b", "attn_diff=c"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=CONFIG_FOLDER.parent, env=environment, capture_output=True, encoding=encoding)
+    assert done.returncode == 2
+    name = "größe日".encode(encoding, "backslashreplace").decode(encoding)
+    assert done.stderr.startswith(f"contrast_attention.py: attn_dump_large='{name}") or name in done.stderr

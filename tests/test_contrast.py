@@ -5,10 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
+import contrast_attention
 from utils.attention_dump import Dump, Row, read_dump, text_hash, write
 from utils.contrast import combine, contrast, project, project_texts, weights_of
 from utils.errors import InputError
+from utils.script import CONFIG_FOLDER
 from utils.spans import sums
 from utils.tokens import Encoded
 
@@ -306,3 +309,14 @@ def test_contrasting_two_files_takes_memory_for_the_result_alone(tmp_path):
     # A piece of 2**17 tokens in some intermediate arrays, and 250 bytes for each text and dump.
     assert read < 6_000_000 < 12 * tokens
     assert peak < read + 4 * tokens + 6_000_000
+
+
+def test_a_model_minus_itself_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("a", LARGE), ("b", LARGE), ("c", SMALL)):
+        write(make_dump("M", values), name, {})
+    for other, said in (("b", True), ("c", False)):
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+            keys = ["attn_dump_large=a", f"attn_dump_small={other}", "attn_diff=d"]
+            contrast_attention.main.__wrapped__(compose("contrast_attention", keys))
+        assert ("The values of both are the same" in capsys.readouterr().out) == said

@@ -324,3 +324,22 @@ def test_a_template_without_a_place_for_the_question(tmp_path, template, message
     with pytest.raises(InputError) as caught:
         ask(found, [], template, 0, 1)
     assert str(caught.value) == message
+
+
+def test_files_of_which_one_alone_has_titles_are_refused(tmp_path):
+    """The same paragraph would look like another."""
+    untitled = tmp_path / "asked.csv"
+    untitled.write_text("question,answer,paragraph\nWho built it?,Joen,hask\nWhere?,Rome,other\n")
+    titled = tmp_path / "pool.csv"
+    titled.write_text("question,answer,paragraph,title\nWho made it?,Joen,hask,Ferry\nWhen?,1850,mill,Mills\n")
+    loose = tmp_path / "loose.csv"
+    loose.write_text("question,answer\nWhat?,That\nWhich?,This\n")
+    asked, pool, others = (read(str(path)) for path in (untitled, titled, loose))
+    for pair in ((asked, pool), (pool, asked)):
+        with pytest.raises(
+            InputError, match=r"asked.csv: row 1 has no 'title' and \S+pool.csv: row 1 has one, .*; give both"
+        ):
+            ask(*pair, "{question}", 1, 1)
+    # Questions without paragraphs are about no paragraph of another file.
+    for pair in ((asked, others), (pool, others), (others, pool)):
+        ask(*pair, "{question}", 1, 1)

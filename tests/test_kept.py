@@ -104,3 +104,17 @@ def test_resume_itself_is_no_other_setting():
 def test_a_run_goes_on_under_another_heat_map():
     assert made_by({"seed": 1, "heatmap": "page.html", "resume": True}) == made_by({"seed": 1})
     assert made_by({"seed": 2}) != made_by({"seed": 1})
+
+
+def test_what_other_code_has_kept_is_not_used(tmp_path, monkeypatch):
+    before = made_by({"model": "m"})
+    assert before == made_by({"model": "m"})
+    for name in ("script.py", "utils/one.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1\n")
+    monkeypatch.setattr(artifacts, "REPOSITORY", tmp_path)
+    seen = {artifacts.code_hash.__wrapped__()}
+    for name in ("script.py", "utils/one.py"):
+        (tmp_path / name).write_text("2\n")
+        seen.add(artifacts.code_hash.__wrapped__())
+    assert len(seen) == 3 and before["code"] not in seen

@@ -619,6 +619,9 @@ PROCESSES = [
     (RANDOM, LAUNCHED, "runs in one process, and torchrun launched 2; start it with python"),
     (CONTRAST, LAUNCHED, "runs in one process, and torchrun launched 2; start it with python"),
     (ASK, {"LOCAL_RANK": "0"}, "LOCAL_RANK=0 in the environment without WORLD_SIZE: unset LOCAL_RANK, or launch …"),
+    (SAVE, {"RANK": "1"}, "RANK=1 in the environment, and one process: unset RANK"),
+    (TRAIN, {"RANK": "abc", "WORLD_SIZE": "1"}, "RANK=abc in the environment, and one process: unset RANK"),
+    (ASK, {"PMI_SIZE": "2"}, "PMI_SIZE=2 in the environment: unset it, or launch with torchrun"),
 ]
 
 

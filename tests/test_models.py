@@ -7,14 +7,14 @@ import accelerate
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from utils import models
 from utils.answers import greedy_answers
 from utils.errors import InputError
-from utils.models import check_finite, check_weights, load_model, trainable
+from utils.models import check_finite, check_weights, load_model, trainable, weights_hash, weights_precision
 from utils.received_attention import ReceivedAttention
 from utils.tokenizer import load_tokenizer
 
@@ -198,3 +198,60 @@ def test_an_embedding_that_is_kept_elsewhere_is_fed_where_it_is_used(elsewhere, 
     received = [ReceivedAttention(model).texts(texts) for model in (spread, whole)]
     for found, expected in zip(*received, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+CHANGED = {
+    "a base of its positions": lambda folder: change(
+        folder, rope_parameters={"rope_type": "default", "rope_theta": 100.0}
+    ),
+    "weights beyond the first": lambda folder: change(
+        folder, weights=lambda kept: kept | {"model.embed_tokens.weight": 1.5 * kept["model.embed_tokens.weight"]}
+    ),
+    "one value in the middle": lambda folder: change(folder, weights=with_one_value_changed),
+}
+
+
+def with_one_value_changed(weights):
+    weight = weights["model.embed_tokens.weight"].clone()
+    weight[100, 3] += 1
+    return weights | {"model.embed_tokens.weight": weight}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_model_is_another_if_anything_of_it_changes(kind, folder, tiny_model, monkeypatch):
+    before = weights_hash(load_model(str(folder)))
+    assert before == weights_hash(load_model(str(tiny_model))), "wherever it lies"
+    monkeypatch.chdir(folder.parent)
+    assert before == weights_hash(load_model("model"))
+    CHANGED[kind](folder)
+    assert weights_hash(load_model(str(folder))) != before
+
+
+def test_a_base_model_that_an_adapter_was_not_trained_on_is_said(tiny_model, folder, tmp_path, capsys):
+    checkpoint = tmp_path / "run/checkpoint-2"
+    get_peft_model(load_model(str(tiny_model)), LoraConfig(target_modules="all-linear")).save_pretrained(checkpoint)
+    base = load_model(str(tiny_model))
+    made = {"weights_sha256": weights_hash(base), "weights_precision": weights_precision(base)}
+    (checkpoint.parent / "run.json").write_text(json.dumps(made))
+    load_model(str(checkpoint))
+    load_model(str(checkpoint), base=str(folder))  # the same, elsewhere
+    change(folder, weights=with_one_value_changed)
+    # In another precision the weights can't be compared.
+    load_model(str(checkpoint), "bfloat16", base=str(folder))
+    assert "trained on" not in capsys.readouterr().out
+    load_model(str(checkpoint), base=str(folder))
+    said = f"{checkpoint} was trained on other weights than those of {folder} (run.json beside it)\n"
+    assert capsys.readouterr().out == said
+
+
+def test_a_generation_config_that_can_not_be_read_is_refused(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, ')
+    with pytest.raises(InputError, match=r"generation_config.json: can't be read: .*; restore it, or remove it"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "modules_to_save"])
+def test_a_module_that_the_model_lacks_is_named(key, tiny_model):
+    lora = LoraConfig(**({"target_modules": ["q_proj"]} | {key: ["k_proj", "v_prjo"]}))
+    with pytest.raises(InputError, match=f"lora.{key}: the model has no module v_prjo"):
+        trainable(load_model(str(tiny_model)), lora, "tiny")

@@ -160,3 +160,18 @@ def test_a_name_that_pandas_takes_for_a_missing_value_is_called_by_its_row(name)
 
 def test_people_with_names_of_their_own_are_called_by_them():
     assert labels([{"name": "007"}, {"name": "7"}, {"name": "Nan Goldin"}]) == ["007", "7", "Nan Goldin"]
+
+
+@pytest.mark.parametrize("same", ["Zoe\u0308  Moe\u0301", "ZOË MOÉ"])
+def test_nobody_is_their_own_example_however_the_name_is_written(same):
+    people = [{"name": "Zoë Moé", "city": "Lyon", "major": "Law"}]
+    pool = [{"name": same, "city": "Lyon", "major": "Law"}, *POOL[:1]]
+    assert all("Lyon" not in question.prompt for question in ask(people, pool, PROMPTS, shots=1, seed=1, first=1))
+    with pytest.raises(InputError, match="shots=2: the examples have 1 people besides Zoë Moé"):
+        ask(people, pool, PROMPTS, shots=2, seed=1, first=1)
+
+
+def test_of_one_answer_there_is_nothing_to_choose():
+    people = [person | {"city": "Lyon"} for person in PEOPLE]
+    choices = {question.field: question.choices for question in ask(people, POOL, PROMPTS, shots=1, seed=1, first=2)}
+    assert choices["city"] == [] and len(choices["major"]) == 10

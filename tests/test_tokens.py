@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from utils import model_source
 from utils.adapters import adapter_base
 from utils.errors import InputError
-from utils.tokenizer import fingerprint, load_tokenizer, pad_within
+from utils.tokenizer import fed_around, fingerprint, load_tokenizer, pad_within
 from utils.tokens import check_ids, encode, highest_id, with_marks
 
 LANGUAGE = ["Ann Meier was born in Bonn, and Zoë in Zürich.", "They studied law and worked at a bank."] * 3
@@ -278,3 +278,23 @@ def test_padding_takes_a_token_that_the_model_has():
     assert tokenizer.pad_token == tokenizer.bos_token
     pad_within(tokenizer, 0)
     assert tokenizer.pad_token is None
+
+
+def test_merges_are_not_dropped_at_random(tmp_path):
+    tokenizer = make("has bos")
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(saved))
+    loaded = load_tokenizer(str(tmp_path))
+    expected = tokenizer(LANGUAGE[0])["input_ids"]
+    assert all(loaded(LANGUAGE[0])["input_ids"] == expected for _ in range(20))
+    assert fingerprint(loaded) == fingerprint(tokenizer)
+
+
+def test_what_is_fed_around_a_text_is_known():
+    """By the fingerprint they are one; a model is fed something else."""
+    adds, has = make("adds bos"), make("has bos")
+    assert fingerprint(adds) == fingerprint(has)
+    assert fed_around(adds) == fed_around(make("adds bos")) != fed_around(has)

@@ -746,3 +746,15 @@ def test_several_gpus_in_sight_of_one_process_change_no_batch(run, monkeypatch):
     monkeypatch.setattr(transformers.Trainer, "__init__", started)
     run("one", **{"trainer.num_train_epochs": 1, "trainer.max_steps": -1})
     assert batches == [(2, 1)]
+
+
+def test_a_tokenizer_that_pads_on_the_left_changes_no_loss(run, tmp_path):
+    """GPT-2 counts positions from the batch's first."""
+    model = tiny.save(tmp_path / "gpt2", "gpt2")
+    keys = {"model": model, "lora": "null", "trainer.bf16": "false", "trainer.per_device_train_batch_size": 3}
+    right = losses(run("right", **keys))
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": "left"}))
+    left = run("left", **keys)
+    assert losses(left) == right
+    assert load_tokenizer(str(last_checkpoint(left))).padding_side == "left"

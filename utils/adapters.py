@@ -1,6 +1,7 @@
 """An adapter's folder: whether its kind is supported, and the base model that it names. Needs no torch."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,11 @@ UNSUPPORTED = (
 """Arguments of LoRA that make it depend on the text, change the base model's layers, or were not tried here."""
 
 
+def expanded(path: str) -> Path:
+    """With ~ as a shell reads it; of a user who is not there it stays, where pathlib makes an error."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def check_named(adapter: str, base: str) -> None:
     """Raise InputError if an adapter's base model has no name."""
     if not base:
@@ -58,7 +64,7 @@ def adapter_base(model: str) -> str | None:
 
     Raises InputError if the adapter's configuration can't be read, or is of a kind that is not supported.
     """
-    path = Path(model).expanduser() / "adapter_config.json"
+    path = expanded(model) / "adapter_config.json"
     if not path.is_file():
         return None
     try:
@@ -66,7 +72,9 @@ def adapter_base(model: str) -> str | None:
         base = adapter.get("base_model_name_or_path") or ""
         if not isinstance(base, str):
             raise ValueError("base_model_name_or_path is not text")
-    except (AttributeError, OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except (AttributeError, ValueError) as error:
         raise InputError(f"{path}: damaged; name another checkpoint") from error
     check_kind(adapter, str(path))
     return base
@@ -74,10 +82,10 @@ def adapter_base(model: str) -> str | None:
 
 def check_base(model: str, base: str | None) -> None:
     """Raise InputError if an adapter rests on itself; `base` is what it is put on, maybe an adapter as well."""
-    place, below = Path(model).expanduser().resolve(), base
+    place, below = os.path.realpath(expanded(model)), base
     seen = set()
     while below and below not in seen:
-        if Path(below).expanduser().resolve() == place:
+        if os.path.realpath(expanded(below)) == place:
             raise InputError(f"{model}: the adapter's base model is itself; give the model that it was trained on")
         seen.add(below)
         below = adapter_base(below)

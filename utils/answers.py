@@ -34,13 +34,19 @@ def check_questions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int
 ) -> None:
     """Raise InputError, naming the question, if a prompt and `room` tokens of answer exceed the model's context, or
-    where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1."""
+    where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1. So
+    it does if the tokenizer does not know a part of an answer."""
     limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
     choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})
     for choice, encoded in zip(choices, tokens.encode(tokenizer, [f" {one}" for one in choices], False), strict=True):
         tokens.check_ids(encoded, rows, f"the answer {choice}")
         check_any(encoded, f"the answer {choice}")
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in encoded.input_ids:
+            raise InputError(
+                f"the answer {choice}: the tokenizer does not know all of it ({tokenizer.unk_token}), and any like it "
+                "would be as likely; leave the question out"
+            )
     for question, prompt in zip(questions, prompts, strict=True):
         tokens.check_ids(prompt, rows, question.place)
         check_any(prompt, f"{question.place}: the prompt")

@@ -178,9 +178,9 @@ def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None
     save_name=texts it is texts.json.
     """
     # If two keys name the same file, the first is reported.
-    read = {Path(name).resolve(): input_key for input_key, name in reversed(inputs.items()) if name is not None}
+    read = {os.path.realpath(name): input_key for input_key, name in reversed(inputs.items()) if name is not None}
     for output in outputs:
-        if input_key := read.get(output.resolve()):
+        if input_key := read.get(os.path.realpath(output)):
             raise InputError(f"{key}: it would overwrite {output}, which {input_key}=... reads; give another name")
 
 
@@ -261,6 +261,15 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+@functools.cache
+def code_hash() -> str:
+    """Of the five scripts and what they share, as they are now."""
+    digest = hashlib.sha256()
+    for path in sorted([*REPOSITORY.glob("*.py"), *REPOSITORY.glob("utils/*.py")]):
+        digest.update(f"{path.name} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 @functools.cache  # of when the run began, however long it takes
 def commit() -> str | None:
     """The commit in full, with `-dirty` behind it where tracked files were changed; None outside a checkout."""
@@ -269,8 +278,10 @@ def commit() -> str | None:
     # Without optional locks: a run that is killed just then would leave the repository locked.
     command = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]
     command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # In a hook, say, these name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
     lines = done.stdout.splitlines()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils import texts
 from utils.errors import InputError, one_line, printable
-from utils.questions import Question, check_blanks, with_examples
+from utils.questions import Question, check_blanks, same_words, with_examples
 
 # The lists of SQuAD's JSON, and what an error calls one of each.
 LISTS = {"data": "article", "paragraphs": "paragraph", "qas": "question", "questions": "question"}
@@ -92,6 +92,7 @@ def ask(
     A question's examples depend on the pool, the seed, its paragraph and itself, not on what else is asked. None is
     about its paragraph, and none is the same question about another.
     """
+    check_titles(questions, pool)
     template = "\n".join(template.strip().splitlines())
     check_blanks("the template", template, "question")
     told = [(example, *known_by(example)) for example in pool if example.answers]
@@ -131,7 +132,23 @@ def known_by(question: FreeQuestion) -> tuple[tuple[str, ...], str]:
     """Its paragraph and its words, normalised: Unicode form, white space and (in the words) case do not count, since
     two files may differ in them, and one file within itself."""
     paragraph = tuple(" ".join(unicodedata.normalize("NFC", part).split()) for part in question.paragraph)
-    return paragraph, " ".join(unicodedata.normalize("NFC", question.question).casefold().split())
+    return paragraph, same_words(question.question)
+
+
+def check_titles(questions: list[FreeQuestion], pool: list[FreeQuestion]) -> None:
+    """Raise InputError if both name paragraphs, and only one of them has titles: the same paragraph would look like
+    another, and serve as an example."""
+    files = [
+        [one for one in part if len(one.paragraph) == 2 and one.paragraph[0] != "question"]
+        for part in (questions, pool)
+    ]
+    have_titles = [any(one.paragraph[0] for one in part) for part in files]
+    if all(files) and have_titles[0] != have_titles[1]:
+        (with_titles, *_), (without, *_) = sorted(files, key=lambda part: not any(one.paragraph[0] for one in part))
+        raise InputError(
+            f"{without.place} has no 'title' and {with_titles.place} has one, so their paragraphs can't be told apart; "
+            "give both files titles, or neither"
+        )
 
 
 def choices_of(questions: list[FreeQuestion]) -> dict[str, list[str]]:

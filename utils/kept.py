@@ -58,6 +58,7 @@ class Kept:
 
 
 def made_by(config: dict, **others: object) -> dict:
-    """What decides a run's results: versions, commit, what the script adds, and its configuration but for `resume` and
+    """What decides a run's results: versions, code, what the script adds, and its configuration but for `resume` and
     `heatmap`."""
-    return artifacts.record({key: config[key] for key in config if key not in ("resume", "heatmap")}) | others
+    decides = {key: config[key] for key in config if key not in ("resume", "heatmap")}
+    return {"config": decides, "versions": artifacts.versions(), "code": artifacts.code_hash()} | others

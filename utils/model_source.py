@@ -5,11 +5,10 @@ import difflib
 import functools
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from utils.adapters import adapter_base, check_named
+from utils.adapters import adapter_base, check_named, expanded
 from utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def source(model: str) -> dict[str, object]:
     """The arguments of transformers' `from_pretrained` for a hub name, a folder or a `.gguf` file."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_file():
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_dir():
@@ -64,7 +63,7 @@ def context(config: "PreTrainedConfig") -> int | None:
 
 
 def cannot_load(what: str, model: str, error: Exception) -> InputError:
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.exists() and path.parent.is_dir():
         close = difflib.get_close_matches(path.name, [there.name for there in path.parent.iterdir()], n=1)
         if close:

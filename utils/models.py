@@ -4,6 +4,7 @@ import gc
 import hashlib
 import importlib.util
 import inspect
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from accelerate.utils import check_device_map
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import set_tqdm_hook
 
-from utils.adapters import adapter_base, check_base, check_named
+from utils.adapters import adapter_base, check_base, check_named, expanded
 from utils.errors import InputError, is_out_of_memory, one_line
 from utils.model_source import cannot_load, quiet_transformers, source
 from utils.processes import is_main_process, local_processes, processes
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 # The arguments of `from_pretrained` that a configuration is found by.
 SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "trust_remote_code")
+
+# Of a configuration: where it was read, and by what.
+UNCOUNTED = ("_name_or_path", "transformers_version")
+
+# Whole numbers of as many bytes.
+WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # transformers shows its progress, of weights that are read or saved, as ours is shown.
 set_tqdm_hook(lambda _, arguments, options: bar(*arguments, **options, silent=not is_main_process()))
@@ -70,7 +77,9 @@ def load_model(
     named = adapter_base(model)
     if named is not None:
         base_options = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
-        return _with_adapter(model, base or named, _load_base(model, base or named, *base_options))
+        base_model = _load_base(model, base or named, *base_options)
+        say_if_other(model, base or named, base_model)
+        return _with_adapter(model, base or named, base_model)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
@@ -96,6 +105,7 @@ def load_model(
         arguments |= given
         # Without a device_map transformers passes over max_memory, and leaves the model on the CPU.
         arguments.setdefault("device_map", "auto")
+    check_generation(arguments["pretrained_model_name_or_path"])
     try:
         if torch.cuda.is_available() and place and not given:
             arguments |= on_cards(arguments)
@@ -227,6 +237,17 @@ def check_weights(model: str, report: dict) -> None:
             raise InputError(f"{model}: {problem}: {first_of(names)}{hint}")
 
 
+def check_generation(folder: str) -> None:
+    """Raise InputError if a folder's generation_config.json can't be read: transformers would go on without it, and
+    answers would not end at its end-of-text tokens."""
+    path = Path(folder, "generation_config.json")
+    try:
+        if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read: {one_line(error)}; restore it, or remove it") from error
+
+
 def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Raise InputError, naming the first, if a weight holds NaN or infinity."""
     wrong = []
@@ -242,6 +263,24 @@ def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> Non
             f"{model}: weights that are not numbers (NaN or infinite): {first_of(wrong)}; try dtype=float32; if that "
             "fails, its training diverged"
         )
+
+
+def say_if_other(adapter: str, base: str, base_model: PreTrainedModel) -> None:
+    """Print a line if the run.json beside an adapter's folder says that it was trained on other weights than those of
+    its base model. It can say so only of weights in the same precision."""
+    try:
+        made = json.loads(expanded(adapter).joinpath("..", "run.json").read_text(encoding="utf-8"))
+        comparable = made["weights_precision"] == weights_precision(base_model)
+        expected = made["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if comparable and expected != weights_hash(base_model) and is_main_process():
+        print(f"{adapter} was trained on other weights than those of {base} (run.json beside it)", flush=True)
+
+
+def weights_precision(model: PreTrainedModel) -> str:
+    quantized = getattr(model.config, "quantization_config", None)
+    return f"{model.dtype}".removeprefix("torch.") + (" and quantized" if quantized else "")
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -307,6 +346,7 @@ def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> P
     except Exception as error:  # a value whose type peft does not expect can raise nearly anything
         raise InputError(f"lora: {one_line(error)}") from error
     check_ends(adapted)
+    check_modules(lora, model)
     # Of a .gguf file peft would keep the folder alone.
     adapter = adapted.peft_config["default"]
     adapter.base_model_name_or_path = name
@@ -314,6 +354,17 @@ def trainable(model: PreTrainedModel, lora: "LoraConfig | None", name: str) -> P
         if isinstance(value, set):  # it would be saved in another order by each process
             setattr(adapter, key, sorted(value))
     return adapted
+
+
+def check_modules(lora: "LoraConfig", model: PreTrainedModel) -> None:
+    """Raise InputError if a list of modules names one that the model does not have: peft passes over it."""
+    # With the adapter on it a module's own name is that of its wrapper.
+    known = [f".{name}" for name, _ in model.named_modules()]
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        names = getattr(lora, key)
+        for name in sorted(names) if names and not isinstance(names, str) else ():
+            if not any(one.endswith(f".{name}") for one in known):
+                raise InputError(f"lora.{key}: the model has no module {name}")
 
 
 def load_checkpoints(
@@ -328,7 +379,7 @@ def load_checkpoints(
     for checkpoint in checkpoints:
         named = adapter_base(checkpoint)
         # Of another configuration, what an adapter changes in the base model itself, such as biases, would stay.
-        found = None if named is None else Path(checkpoint, "adapter_config.json").expanduser().read_bytes()
+        found = None if named is None else expanded(checkpoint).joinpath("adapter_config.json").read_bytes()
         if found is None or found != before:
             adapted = None  # its memory is free before the next model is loaded
             gc.collect()  # one that is spread refers to itself
@@ -343,7 +394,7 @@ def _load_base(
     adapter: str, base: str, dtype: str, quant: dict | None, trust_remote_code: bool, *rest
 ) -> PreTrainedModel:
     check_named(adapter, base)
-    if not any(Path(adapter).expanduser().glob("adapter_model.*")):
+    if not any(expanded(adapter).glob("adapter_model.*")):
         raise InputError(f"{adapter}: an adapter without its weights (adapter_model.safetensors)")
     check_base(adapter, base)
     check_vocabulary(adapter, base, trust_remote_code)
@@ -359,7 +410,7 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     problem = f"{model}: the adapter does not fit {base}, or is damaged"
     try:
         found = load_peft_weights(str(folder), device="cpu")
@@ -384,10 +435,14 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of the beginning of each weight: two models that share it are one, wherever they lie."""
-    digest = hashlib.sha256()
+    """A hash of a model: its configuration and, of each weight, the beginning and the sum of all its bytes as whole
+    numbers, which no order of summing changes. Two models that share it are one, wherever they lie."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in UNCOUNTED}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         if not weight.is_meta:  # kept elsewhere, and brought in when its layer runs
-            digest.update(weight.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())
+            flat = weight.detach().reshape(-1)
+            digest.update(flat[:64].float().cpu().numpy().tobytes())
+            digest.update(str(int(flat.view(WHOLE[flat.itemsize]).sum(dtype=torch.int64))).encode())
     return digest.hexdigest()

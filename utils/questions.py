@@ -6,6 +6,7 @@ Those about anything else are in utils.free_questions.
 import dataclasses
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 from utils import biography, texts
@@ -17,7 +18,8 @@ LOOKS_MISSING = {"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", 
 
 @dataclasses.dataclass
 class Question:
-    """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur.
+    """`prompt` is followed by a space and the answer; `choices` are the answers of this field that occur, none if there
+    is one alone.
 
     name: the person's, as `labels` has it, or a paragraph's; place: what an error calls the question; accepted: the
     answers that are right, `answer` the first of them; question: a free one's own words.
@@ -83,6 +85,11 @@ def with_examples(examples: list[tuple[str, str]], prompt: str) -> str:
     return "\n\n".join([*(f"{example_prompt} {answer}" for example_prompt, answer in examples), prompt])
 
 
+def same_words(text: str) -> str:
+    """The text without what does not count in a comparison: its Unicode form, white space and case."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
 def labels(people: list[dict[str, str]]) -> list[str]:
     """What each person is called in the results: by name or, where the names do not tell all people apart, by name and
     row: "Ada Moe (row 2)"."""
@@ -104,8 +111,10 @@ def ask(
     called = labels(people)
     for field, template in prompts.items():
         choices = sorted({person[field] for person in people})
+        if len(choices) == 1:
+            choices = []  # nothing to choose among
         for person, label in zip(people[:first], called, strict=False):
-            others = [other for other in pool if other["name"] != person["name"]]
+            others = [other for other in pool if same_words(other["name"]) != same_words(person["name"])]
             if len(others) < shots:
                 raise InputError(f"shots={shots}: the examples have {len(others)} people besides {person['name']}")
             draw = random.Random(f"{seed} {field} {person['name']}").sample(others, shots)

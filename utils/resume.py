@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from utils import artifacts
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.rules import numbered_checkpoints
 
 # What a resumed run must have in common with the one that it continues, beside its texts, the model's weights and
@@ -213,6 +213,8 @@ def fault(checkpoint: Path, processes: int) -> str | None:
                         return f"{checkpoint} lacks {part}"
         except (SafetensorError, zipfile.BadZipFile, ValueError):
             return f"{saved} is cut short or damaged"
+        except OSError as error:
+            raise unreadable(saved, error) from error
     return None
 
 
@@ -221,7 +223,15 @@ def steps_done(checkpoint: str) -> int:
 
 
 def is_state(path: Path) -> bool:
+    """Raises InputError if it can't be read: it may be whole all the same, and what is not whole is removed."""
     try:
-        return path.is_file() and isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
-    except (OSError, ValueError, KeyError, TypeError):
+        return isinstance(json.loads(path.read_text(encoding="utf-8"))["global_step"], int)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    # safetensors' errors have no strerror.
+    return InputError(f"{path}: can't be read: {error.strerror or one_line(error)}")

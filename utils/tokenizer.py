@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.adapters import adapter_base, check_base
+from utils.adapters import adapter_base, check_base, expanded
 from utils.errors import InputError
 from utils.model_source import cannot_load, quiet_transformers, source
 
@@ -34,6 +33,9 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
     if not tokenizer.is_fast:
         raise InputError(f"model={model}: needs a fast tokenizer; this one gives no character offsets")
     check_template(tokenizer, model)
+    merges = tokenizer.backend_tokenizer.model
+    if getattr(merges, "dropout", None):
+        merges.dropout = None  # it would skip merges at random, differently at each call
     if tokenizer.pad_token is None:
         # Padding is always masked, so any special token serves. An ordinary one would be saved as a special one.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
@@ -41,7 +43,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False, base: str | None
 
 
 def has_tokenizer(adapter: str) -> bool:
-    return (Path(adapter).expanduser() / "tokenizer_config.json").is_file()
+    return expanded(adapter).joinpath("tokenizer_config.json").is_file()
 
 
 def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
@@ -88,6 +90,12 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     cut = {key: rules.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
     cut["added_tokens"] = sorted(token["content"] for token in rules.get("added_tokens", []) if not token["special"])
     return hashlib.sha256(json.dumps(cut, sort_keys=True).encode()).hexdigest()
+
+
+def fed_around(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """What `fingerprint` leaves out, and a model is fed: the special tokens, and where they go."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps([rules.get("post_processor"), tokenizer.all_special_ids], sort_keys=True)
 
 
 def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:

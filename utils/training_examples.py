@@ -3,6 +3,7 @@
 torch and transformers, which take seconds to import, are imported by the functions that need them.
 """
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,8 +76,12 @@ def padding_collator(tokenizer: "PreTrainedTokenizerFast", rows: int, model: str
     pad_within(tokenizer, rows)
     if tokenizer.pad_token is None:
         raise InputError(f"model={model}: its tokenizer has no special token to pad with; use packing=true")
+    # On the right, whatever the tokenizer says: on the left, positions that a model counts from the batch's first would
+    # shift. A copy: the tokenizer itself is saved with the model.
+    padding_right = copy.copy(tokenizer)
+    padding_right.padding_side = "right"
     # Pads labels with -100 by position: an end-of-text token that serves as padding keeps its loss elsewhere.
-    return DataCollatorForSeq2Seq(tokenizer)
+    return DataCollatorForSeq2Seq(padding_right)
 
 
 def packing_collator(model: "PreTrainedModel", examples: list[dict]) -> "DataCollatorWithFlattening":

@@ -98,14 +98,24 @@ def check_table(config: dict) -> None:
     missing = [key for key in NEEDED if config.get(key) is None]
     if missing:
         raise InputError(f"{config['table']}: still needed: {', '.join(missing)}")
-    if not re.fullmatch(r"[\w.-]+", str(config["table"]), re.ASCII):
+    if not re.fullmatch(r"\w[\w.-]*", str(config["table"]), re.ASCII):
         raise InputError(f"table={config['table']}: must be a folder's name of letters, digits and _ - .")
-    for key in ("large", "small", "trained", "dataset"):
+    for key in ("table", "large", "small", "trained", "dataset"):
+        check_value(key, config[key], rules.text())
         if re.search("[{}]", str(config[key])):
             raise InputError(f"{key}={config[key]}: Snakemake reads braces as a wildcard; rename it")
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
-        if not isinstance(config[key], kind):
+        if not isinstance(config[key], kind) or (not config[key] and key != "against"):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
+    for key in ("save_attention", "data_augmentation", "train", "evaluate", "resources"):
+        check_section(key, config.get(key))
+    for key in ("arms", "evaluations"):
+        for name, section in config[key].items():
+            if not isinstance(name, str) or not re.fullmatch(NAME, name):
+                raise InputError(f"{name}: name an arm or an evaluation with lower-case letters, digits and _")
+            check_section(f"{key}.{name}", section)
+    for rule, section in (config.get("resources") or {}).items():
+        check_section(f"resources.{rule}", section)
     if config.get("made_by") is not None:
         check_value("made_by", config["made_by"], rules.text())
     missing = not_made(config)
@@ -130,19 +140,21 @@ def check_table(config: dict) -> None:
         check_keys(script, script, config.get(script) or {})
     check_dataset(config)
     check_arms(config)
-    for name in (*config["arms"], *config["evaluations"]):
-        if not re.fullmatch(NAME, name):
-            raise InputError(f"{name}: name an arm or an evaluation with lower-case letters, digits and _")
     for rule, needed in (config.get("resources") or {}).items():
         if rule not in RULES_WITH_RESOURCES:
             raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
-        for key in needed:
+        for key in needed or {}:
             if key not in RESOURCES:
                 raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
     for evaluation, options in config["evaluations"].items():
         check_keys(f"evaluations.{evaluation}", "evaluate", options or {})
         check_evaluation(config, evaluation)
     check_budget(config)
+
+
+def check_section(key: str, section: object) -> None:
+    if section is not None and not isinstance(section, dict):
+        raise InputError(f"{key}={section}: must hold keys and values, or be null")
 
 
 def not_made(config: dict) -> list[str]:
@@ -173,8 +185,6 @@ def count_asked(keys: DictConfig) -> int:
 
 def check_arms(config: dict) -> None:
     for arm, options in config["arms"].items():
-        if options is not None and not isinstance(options, dict):
-            raise InputError(f"arms.{arm}={options}: must hold keys and values, or be null")
         options = dict(options or {})
         own_training, _ = options.pop("train", {}), options.pop("epochs", None)
         if not isinstance(own_training, dict):

@@ -88,7 +88,7 @@ def needs(config: dict, rule: str) -> dict:
     """What a rule may use: the table's `resources`, and RESOURCES for what they leave out. attention_small is the rule
     attention for the small model: what it leaves out is as for both."""
     resources = config.get("resources") or {}
-    return RESOURCES | resources.get(rule.partition("_")[0], {}) | resources.get(rule, {})
+    return RESOURCES | (resources.get(rule.partition("_")[0]) or {}) | (resources.get(rule) or {})
 
 
 def is_plain(config: dict, arm: str) -> bool:
