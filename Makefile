@@ -27,7 +27,7 @@ tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/$(shell sed -n 's/^table: *//p' conf/tables/$(TABLE).yaml)/*.png
 
-# The paper's Figures 1 to 3: a quarter of an hour without results/figures/ (and the two models), seconds with it.
+# The paper's Figures 1 to 3: an hour without results/figures/ (and the two models), seconds with it.
 figures: .venv/installed
 	.venv/bin/snakemake --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
 	.venv/bin/python -m workflow.readme

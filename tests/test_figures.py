@@ -410,7 +410,7 @@ def test_figure_1_of_a_table_in_epochs_is_of_its_reported_people(tmp_path):
         ({"tables": ["biographies_cpu"]}, "biographies_cpu needs evaluation and line"),
         ({"tables": {"other": {"evaluation": "paper", "line": "x"}}}, "no conf/tables/other.yaml"),
         ({"small": "x"}, "made with a different small, models/qwen2.5-coder-0.5b; delete ranks_"),
-        ({"save_attention": {"dtype": "float32"}}, "made with a different save_attention"),
+        ({"save_attention": {"dtype": "bfloat16"}}, "made with a different save_attention"),
         ({"lage": "x"}, "unknown or missing: lage"),
     ],
 )
