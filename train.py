@@ -18,7 +18,7 @@ from utils.model_source import context, load_config
 from utils.script import script
 from utils.tokenizer import load_tokenizer
 from utils.tokens import embedding_rows
-from utils.training_examples import packing_collator, padding_collator, training_examples
+from utils.training_examples import check_causal, packing_collator, padding_collator, training_examples
 
 RULES = {
     "model": rules.model(),
@@ -122,6 +122,8 @@ def train(config) -> None:
     examples, cut = training_examples(
         tokenizer, texts, window, config.stride, config.loss_on_blanks, rows, config.dataset
     )
+    if is_main_process() and not arguments.fsdp:
+        check_causal(model, examples)
     if config.packing:
         collator = packing_collator(model, examples)
     else:

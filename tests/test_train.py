@@ -758,3 +758,23 @@ def test_a_tokenizer_that_pads_on_the_left_changes_no_loss(run, tmp_path):
     left = run("left", **keys)
     assert losses(left) == right
     assert load_tokenizer(str(last_checkpoint(left))).padding_side == "left"
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_a_model_that_sees_what_it_is_to_predict_is_refused(is_decoder, run, tiny_model, tmp_path):
+    sizes = {"vocab_size": 700, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.BertConfig(**sizes, intermediate_size=48, is_decoder=is_decoder)
+    model = transformers.BertLMHeadModel(config)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:  # as in a trained one, attention matters
+            layer.attention.output.dense.weight.normal_(std=0.5)
+    folder = tmp_path / "bert"
+    model.save_pretrained(folder)
+    load_tokenizer(str(tiny_model)).save_pretrained(folder)
+    keys = {"model": folder, "lora": "null", "trainer.max_steps": 1}
+    if is_decoder:
+        run("decoder", **keys)
+        return
+    with pytest.raises(InputError, match="type bert sees the tokens that it is to predict; .* says is_decoder: false"):
+        run("encoder", **keys)
+    assert not (tmp_path / "encoder/run.json").exists()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         PreTrainedTokenizerFast,
     )
 
+LOOKED_AT = 32
+"""Of how many tokens `check_causal` looks at."""
+
 IGNORED = -100
 """The label of a token that has no loss, to torch and transformers."""
 
@@ -112,4 +115,30 @@ def check_packing(model: "PreTrainedModel", collator, examples: list[dict]) -> N
     if (packed - apart).abs().mean() > 0.05 * apart.std():
         raise InputError(
             f"packing: in a model of type {model.config.model_type} packed texts see each other; use packing=false"
+        )
+
+
+def check_causal(model: "PreTrainedModel", examples: list[dict]) -> None:
+    """Raise InputError if what the model says of a token depends on later ones, as in an encoder such as BERT: it would
+    learn to copy what it sees."""
+    import torch
+
+    from utils.padding import input_device
+
+    ids = max((example["input_ids"][:LOOKED_AT] for example in examples), key=len)
+    seen = max(1, len(ids) // 2)
+
+    def logits(fed: list[int]) -> torch.Tensor:
+        batch = torch.tensor([fed], device=input_device(model))
+        return model(input_ids=batch, use_cache=False).logits[0, :seen].float()
+
+    model.eval()
+    with torch.inference_mode():
+        whole, alone = logits(ids), logits(ids[:seen])
+    # As in `check_packing`; float32 moves them by a millionth.
+    limit = 1e-3 if model.dtype == torch.float32 and not getattr(model, "is_quantized", False) else 0.05
+    if (whole - alone).abs().mean() > limit * alone.std():
+        raise InputError(
+            f"a model of type {model.config.model_type} sees the tokens that it is to predict; use a causal one"
+            + ("; its config.json says is_decoder: false" if getattr(model.config, "is_decoder", None) is False else "")
         )
