@@ -343,3 +343,8 @@ def test_files_of_which_one_alone_has_titles_are_refused(tmp_path):
     # Questions without paragraphs are about no paragraph of another file.
     for pair in ((asked, others), (pool, others), (others, pool)):
         ask(*pair, "{question}", 1, 1)
+
+
+def test_a_null_beside_an_answer_says_nothing(tmp_path):
+    path = saved(tmp_path, "q.jsonl", [{"question": "Who?", "answer": "Ann", "answers": None}])
+    assert [one.answers for one in read(path)] == [["Ann"]]

@@ -143,6 +143,8 @@ EARLY = [
     (f"{RANDOM} rank_unit=percent", "rank_unit has no meaning for augment_type=random; leave it out"),
     (f"{SAVE} dtype=half", "dtype=half: must be one of: auto, bfloat16, float16, float32"),
     (f"{SAVE} quant=8", "quant=8: must hold keys and values"),
+    (f"{SAVE} device_map=meta", "device_map=meta: torch's meta device holds no weights"),
+    (f"{SAVE} 'device_map={{model: meta}}'", "device_map: torch's meta device holds no weights"),
     (f"{SAVE} device_map=true", "device_map=True: must be text; quote it: \"key='True'\""),
     (f"{SAVE} max_memory=5", "max_memory=5: must hold keys and values"),
     (f"{CONTRAST} operation=ratio", "operation=ratio: must be one of: difference, log_ratio"),

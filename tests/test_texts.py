@@ -330,3 +330,9 @@ def test_reading_needs_neither_torch_nor_pandas(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == f"{len(TEXTS)}\n[]\n", done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_blank_lines_above_a_header_say_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n  \r\ntext,b\na,1\n\nb,2\n")
+    assert [text for _, text in texts.read(str(path))] == ["a", "b"]

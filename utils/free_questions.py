@@ -271,10 +271,10 @@ def answers_in(place: str, cells: dict) -> list[str]:
     SQuAD's `is_impossible`."""
     if is_impossible(place, cells.get("is_impossible")):
         return []
-    column = next((column for column in ("answers", "answer") if column in cells), None)
-    if column is None:
+    there = [cells[column] for column in ("answers", "answer") if column in cells]
+    if not there:
         raise InputError(f"{place} has no 'answer' ({columns_of(cells)})")
-    given = cells[column]
+    given = next((answers for answers in there if answers is not None), None)
     if isinstance(given, dict):  # as the datasets library has SQuAD: {"text": [...]}
         given = given.get("text")
     accepted = [

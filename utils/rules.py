@@ -213,6 +213,8 @@ def mapping() -> Rule:
 def device_map(value: object) -> object:
     """As transformers takes it: a device's name or number, the name of a way to share, or a part's device by name."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
+    if "meta" in (value.values() if isinstance(value, DictConfig) else [value]):
+        raise ValueError("torch's meta device holds no weights")
     return value if is_number or isinstance(value, DictConfig) else text()(value)
 
 

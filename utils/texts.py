@@ -20,6 +20,7 @@ can't read.
 import csv
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -105,7 +106,8 @@ def csv_records(path: str | Path, check_header: Callable[[list[str]], None]) -> 
     place = "the header"
     try:
         with open(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
+            # Blank lines above the header, as below it, say nothing.
+            reader = csv.DictReader(itertools.dropwhile(lambda line: not line.strip(), opened), strict=True)
             check_header(reader.fieldnames or [])
             place = "row 1"
             for row, cells in enumerate(reader, start=1):
