@@ -1,5 +1,6 @@
 """What results/README.md says beyond the tables, computed again from the committed answers."""
 
+import functools
 import re
 
 import numpy as np
@@ -12,6 +13,9 @@ from utils import scores
 from workflow import intervals, readme
 from workflow.selection import EVERYBODY, OTHERS, asked, choose, read_answers, read_scores, reported
 from workflow.table import run_of
+
+# Many answers are the same.
+matches_exactly = functools.cache(scores.exact_match)
 
 PAGE = " ".join((ROOT / "results/README.md").read_text(encoding="utf-8").split())
 
@@ -33,7 +37,7 @@ def exchanged(table: str, folders: list[str], people: slice = EVERYBODY) -> pd.D
     for folder in folders:
         for field, answers in read_answers(ROOT / "results" / table, folder, people).groupby("field"):
             matches = np.array(
-                [[scores.exact_match(said, gold) for gold in answers["answer"]] for said in answers["prediction"]]
+                [[matches_exactly(said, gold) for gold in answers["answer"]] for said in answers["prediction"]]
             )
             assert np.allclose(matches.diagonal(), answers["exact_match"])
             rows.append({"field": field, "as it is": matches.diagonal().mean(), "exchanged": matches.mean()})
