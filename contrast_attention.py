@@ -5,7 +5,6 @@
       attn_diff=attn_diff_llama_70b_8b
 """
 
-import os
 import time
 
 from omegaconf import OmegaConf
@@ -32,7 +31,7 @@ RULES = {
 def main(config):
     started = time.monotonic()
     inputs = [config.attn_dump_large, config.attn_dump_small]
-    files = {os.path.realpath(attention_dump.dump_path(name)) for name in (*inputs, config.attn_diff)}
+    files = {artifacts.real_path(attention_dump.dump_path(name)) for name in (*inputs, config.attn_diff)}
     if len(files) < 3:
         raise InputError("attn_dump_large, attn_dump_small and attn_diff must be three different files")
     if config.heatmap:

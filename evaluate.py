@@ -78,10 +78,13 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         print(f"{config.questions}: skipped {unanswerable} questions without an answer")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
+    import torch
+
     from utils import scores
     from utils.adapters import adapter_base
     from utils.answers import end_tokens
     from utils.models import load_checkpoints, weights_hash
+    from utils.padding import input_device
     from utils.processes import device_name, is_main_process
     from utils.tokenizer import fed_around, fingerprint, load_tokenizer
 
@@ -95,7 +98,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     for name, model in load_checkpoints(outputs, base, **options):
         tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = resolved | ({"model_dir": name} if config.model_dir else {})
-        device = model.device
+        device = torch.device(input_device(model))
         answered_with = {
             "questions": [vars(question) for question in asked],
             "tokenizer": fingerprint(tokenizer),
@@ -185,7 +188,8 @@ def answer(model, tokenizer, asked: list[questions.Question], config, kept: Kept
 
     without = sum(not question.choices for question in asked)
     if config.choice and without and is_main_process():
-        print(f"choice: no answers to choose from for {without} of {len(asked)} questions: their answers rarely repeat")
+        why = "their answers rarely repeat, or are all the same"
+        print(f"choice: no answers to choose from for {without} of {len(asked)} questions: {why}")
 
     # Answer, but for whole batches that are done: an answer's last digits depend on its batch.
     answered: dict[int, tuple[str, float]] = {}

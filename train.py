@@ -122,7 +122,7 @@ def train(config) -> None:
     examples, cut = training_examples(
         tokenizer, texts, window, config.stride, config.loss_on_blanks, rows, config.dataset
     )
-    if is_main_process() and not arguments.fsdp:
+    if is_main_process():
         check_causal(model, examples)
     if config.packing:
         collator = packing_collator(model, examples)

@@ -445,10 +445,15 @@ def test_a_place_may_be_written_in_any_way(place, recorded, tmp_path, tiny_model
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_name_that_standard_output_can_not_spell_is_escaped(encoding, tmp_path):
-    command = [sys.executable, "contrast_attention.py", "attn_dump_large='größe日'", "attn_dump_small=b", "attn_diff=c"]
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run(command, cwd=CONFIG_FOLDER.parent, env=environment, capture_output=True, encoding=encoding)
-    assert done.returncode == 2
-    name = "größe日".encode(encoding, "backslashreplace").decode(encoding)
-    assert done.stderr.startswith(f"contrast_attention.py: attn_dump_large='{name}") or name in done.stderr
+def test_a_name_that_standard_output_can_not_spell_is_escaped(encoding, tiny_model, tmp_path):
+    (tmp_path / "größe日.csv").write_text("text\nAda was born in Lyon.\n")
+    keys = ["augment_type=random", "alpha=0.5", "multiply=1", "dataset='größe日.csv'", "save_name='größe日'"]
+    done = subprocess.run(
+        [sys.executable, CONFIG_FOLDER.parent / "data_augmentation.py", f"model={tiny_model}", *keys],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        encoding=encoding,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "größe日".encode(encoding, "backslashreplace").decode(encoding) in done.stdout

@@ -14,7 +14,15 @@ from tests import tiny
 from utils import models
 from utils.answers import greedy_answers
 from utils.errors import InputError
-from utils.models import check_finite, check_weights, load_model, trainable, weights_hash, weights_precision
+from utils.models import (
+    check_finite,
+    check_weights,
+    load_model,
+    sum_of_bytes,
+    trainable,
+    weights_hash,
+    weights_precision,
+)
 from utils.received_attention import ReceivedAttention
 from utils.tokenizer import load_tokenizer
 
@@ -240,8 +248,16 @@ def test_a_base_model_that_an_adapter_was_not_trained_on_is_said(tiny_model, fol
     load_model(str(checkpoint), "bfloat16", base=str(folder))
     assert "trained on" not in capsys.readouterr().out
     load_model(str(checkpoint), base=str(folder))
-    said = f"{checkpoint} was trained on other weights than those of {folder} (run.json beside it)\n"
+    said = f"{checkpoint} was trained on another model than {folder} is now (run.json beside it)\n"
     assert capsys.readouterr().out == said
+    # Of weights kept elsewhere nothing is known; and peft can't put an adapter on them.
+    everywhere = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    placed = {"device_map": everywhere | {"model.layers": "disk"}, "offload_folder": str(tmp_path)}
+    with pytest.raises(
+        InputError, match=f"checkpoint-2: peft can't put an adapter on {folder}, of which a part is kept"
+    ):
+        load_model(str(checkpoint), base=str(folder), placed=placed)
+    assert "trained on" not in capsys.readouterr().out
 
 
 def test_a_generation_config_that_can_not_be_read_is_refused(folder):
@@ -255,3 +271,14 @@ def test_a_module_that_the_model_lacks_is_named(key, tiny_model):
     lora = LoraConfig(**({"target_modules": ["q_proj"]} | {key: ["k_proj", "v_prjo"]}))
     with pytest.raises(InputError, match=f"lora.{key}: the model has no module v_prjo"):
         trainable(load_model(str(tiny_model)), lora, "tiny")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 1001])
+def test_the_sum_of_bytes_is_that_of_the_definition(dtype, count):
+    weight = torch.randint(0, 2, (count + 3,), generator=torch.Generator().manual_seed(0)).mul(77).to(dtype)[3:]
+    content = weight.contiguous().view(torch.uint8).numpy().tobytes()
+    end = len(content) // 8 * 8
+    words = sum(int.from_bytes(content[at : at + 8], "little", signed=True) for at in range(0, end, 8))
+    found = sum_of_bytes(weight)
+    assert (found - words - sum(content[end:])) % 2**64 == 0

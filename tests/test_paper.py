@@ -198,8 +198,8 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     capsys.readouterr()
     assert paper.unfinished(tmp_path / "tables", tmp_path) == [name]
     assert capsys.readouterr().err == (
-        f"{name}: 1 results are missing (none/seed-1-rate-0.0005/questions/1/metrics.json ...) and are made again "
-        "here; the others were made on: cuda a card; on another machine digits differ\n"
+        f"{name}: results missing: 1 (none/seed-1-rate-0.0005/questions/1/metrics.json ...), made again here"
+        "; the others were made on: cuda a card; on another machine digits differ\n"
     )
     (results / "table.md").unlink()  # a table that is only begun
     assert paper.unfinished(tmp_path / "tables", tmp_path) == []

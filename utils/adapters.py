@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from utils.artifacts import real_path
 from utils.errors import InputError
 
 KINDS = (
@@ -49,7 +50,7 @@ UNSUPPORTED = (
 
 
 def expanded(path: str) -> Path:
-    """With ~ as a shell reads it; of a user who is not there it stays, where pathlib makes an error."""
+    """With ~ expanded. An unknown user's ~name stays, where pathlib would raise."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
@@ -82,10 +83,10 @@ def adapter_base(model: str) -> str | None:
 
 def check_base(model: str, base: str | None) -> None:
     """Raise InputError if an adapter rests on itself; `base` is what it is put on, maybe an adapter as well."""
-    place, below = os.path.realpath(expanded(model)), base
+    place, below = real_path(expanded(model)), base
     seen = set()
     while below and below not in seen:
-        if os.path.realpath(expanded(below)) == place:
+        if real_path(expanded(below)) == place:
             raise InputError(f"{model}: the adapter's base model is itself; give the model that it was trained on")
         seen.add(below)
         below = adapter_base(below)

@@ -34,8 +34,8 @@ def check_questions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: list[Question], room: int
 ) -> None:
     """Raise InputError, naming the question, if a prompt and `room` tokens of answer exceed the model's context, or
-    where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1. So
-    it does if the tokenizer does not know a part of an answer."""
+    where it or an answer to choose has a token that the model does not know, or no token: its likelihood would be 1; or
+    if a part of an answer is unknown to the tokenizer."""
     limit, rows = context(model.config), tokens.embedding_rows(model)
     prompts = tokens.encode(tokenizer, [question.prompt for question in questions], "tokenizer")
     choices = sorted({choice for question in questions for choice in (question.answer, *question.choices)})

@@ -171,6 +171,11 @@ def _locked(key: str, path: Path, place: Path) -> int:
     raise InputError(f"{key}: another run is writing {path}; wait for it to finish, or use another name")
 
 
+def real_path(path: str | Path) -> str:
+    """Without links; of a loop of links Path.resolve makes an error of its own."""
+    return os.path.realpath(path)
+
+
 def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None:
     """Raise InputError if one of the outputs, which `key` names, is a file that the run reads.
 
@@ -178,9 +183,9 @@ def check_apart(key: str, outputs: Iterable[Path], **inputs: str | None) -> None
     save_name=texts it is texts.json.
     """
     # If two keys name the same file, the first is reported.
-    read = {os.path.realpath(name): input_key for input_key, name in reversed(inputs.items()) if name is not None}
+    read = {real_path(name): input_key for input_key, name in reversed(inputs.items()) if name is not None}
     for output in outputs:
-        if input_key := read.get(os.path.realpath(output)):
+        if input_key := read.get(real_path(output)):
             raise InputError(f"{key}: it would overwrite {output}, which {input_key}=... reads; give another name")
 
 

@@ -139,15 +139,15 @@ def check_titles(questions: list[FreeQuestion], pool: list[FreeQuestion]) -> Non
     """Raise InputError if both name paragraphs, and only one of them has titles: the same paragraph would look like
     another, and serve as an example."""
     files = [
-        [one for one in part if len(one.paragraph) == 2 and one.paragraph[0] != "question"]
-        for part in (questions, pool)
+        [one for one in file if len(one.paragraph) == 2 and one.paragraph[0] != "question"]
+        for file in (questions, pool)
     ]
-    have_titles = [any(one.paragraph[0] for one in part) for part in files]
-    if all(files) and have_titles[0] != have_titles[1]:
-        (with_titles, *_), (without, *_) = sorted(files, key=lambda part: not any(one.paragraph[0] for one in part))
+    titled = [next((one for one in file if one.paragraph[0]), None) for file in files]
+    if all(files) and (titled[0] is None) != (titled[1] is None):
+        without = files[0][0] if titled[0] is None else files[1][0]
         raise InputError(
-            f"{without.place} has no 'title' and {with_titles.place} has one, so their paragraphs can't be told apart; "
-            "give both files titles, or neither"
+            f"{without.place} has no 'title' and {(titled[0] or titled[1]).place} has one, so their paragraphs can't be"
+            " told apart; give both files titles, or neither"
         )
 
 

@@ -35,9 +35,6 @@ SOURCE = ("pretrained_model_name_or_path", "gguf_file", "local_files_only", "tru
 # Of a configuration: where it was read, and by what.
 UNCOUNTED = ("_name_or_path", "transformers_version")
 
-# Whole numbers of as many bytes.
-WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 # transformers shows its progress, of weights that are read or saved, as ours is shown.
 set_tqdm_hook(lambda _, arguments, options: bar(*arguments, **options, silent=not is_main_process()))
 
@@ -78,7 +75,8 @@ def load_model(
     if named is not None:
         base_options = dtype, quant, trust_remote_code, place, None, attn_implementation, placed
         base_model = _load_base(model, base or named, *base_options)
-        say_if_other(model, base or named, base_model)
+        if is_main_process():
+            warn_of_other_base(model, base or named, base_model)
         return _with_adapter(model, base or named, base_model)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -137,7 +135,7 @@ def load_model(
     devices = devices_of(loaded)
     if len(devices) > 1 and state.is_main_process:
         print(f"{model} is spread over {', '.join(devices)}", flush=True)
-    elif place and torch.cuda.is_available() and loaded.device.type == "cpu" and state.is_main_process:
+    elif place and not given and torch.cuda.is_available() and loaded.device.type == "cpu" and state.is_main_process:
         print(f"{model} is on the CPU, which is slow: there is not enough free memory on the GPU", flush=True)
     if loaded.dtype == torch.bfloat16 and not computes_bfloat16() and state.is_main_process:
         print(
@@ -265,22 +263,22 @@ def check_finite(model: str, weights: Iterable[tuple[str, torch.Tensor]]) -> Non
         )
 
 
-def say_if_other(adapter: str, base: str, base_model: PreTrainedModel) -> None:
-    """Print a line if the run.json beside an adapter's folder says that it was trained on other weights than those of
-    its base model. It can say so only of weights in the same precision."""
+def warn_of_other_base(adapter: str, base: str, base_model: PreTrainedModel) -> None:
+    """Print a line if the run.json beside an adapter's folder is of another base model. It can tell only models in one
+    precision apart, not quantized ones, nor one that is partly kept outside the GPU."""
     try:
         made = json.loads(expanded(adapter).joinpath("..", "run.json").read_text(encoding="utf-8"))
-        comparable = made["weights_precision"] == weights_precision(base_model)
-        expected = made["weights_sha256"]
+        expected = made["weights_sha256"] if made["weights_precision"] == weights_precision(base_model) else None
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if comparable and expected != weights_hash(base_model) and is_main_process():
-        print(f"{adapter} was trained on other weights than those of {base} (run.json beside it)", flush=True)
+    whole = not any(weight.is_meta for weight in base_model.parameters())
+    if expected and whole and expected != weights_hash(base_model):
+        print(f"{adapter} was trained on another model than {base} is now (run.json beside it)", flush=True)
 
 
-def weights_precision(model: PreTrainedModel) -> str:
-    quantized = getattr(model.config, "quantization_config", None)
-    return f"{model.dtype}".removeprefix("torch.") + (" and quantized" if quantized else "")
+def weights_precision(model: PreTrainedModel) -> str | None:
+    """The name of its dtype; None if it is quantized, which can be done in many ways."""
+    return None if getattr(model, "is_quantized", False) else f"{model.dtype}".removeprefix("torch.")
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -420,6 +418,11 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
         report = set_peft_model_state_dict(adapted, found)
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except Exception as error:  # a damaged file can raise nearly anything, as can another model's adapter
+        if any(weight.is_meta for weight in on.parameters()):
+            raise InputError(
+                f"{model}: peft can't put an adapter on {base}, of which a part is kept outside the GPU: give quant=..., "
+                "or use a GPU with more memory"
+            ) from error
         raise InputError(f"{problem}: {one_line(error)}") from error
     if report.unexpected_keys:
         raise InputError(f"{problem}: the model has no module for its {first_of(report.unexpected_keys)}")
@@ -435,14 +438,25 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of a model: its configuration and, of each weight, the beginning and the sum of all its bytes as whole
-    numbers, which no order of summing changes. Two models that share it are one, wherever they lie."""
-    config = {key: value for key, value in model.config.to_dict().items() if key not in UNCOUNTED}
+    """A hash of a model: its configuration and, of each weight and buffer, the beginning and the sum of all its bytes,
+    eight at a time, which no order of summing changes. Two models that share it are one, wherever they lie; of weights
+    that are kept on the CPU or the disk for a GPU, names and shapes alone count."""
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key not in UNCOUNTED}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in model.named_parameters():
+    for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if not weight.is_meta:  # kept elsewhere, and brought in when its layer runs
+        if not weight.is_meta:
             flat = weight.detach().reshape(-1)
             digest.update(flat[:64].float().cpu().numpy().tobytes())
-            digest.update(str(int(flat.view(WHOLE[flat.itemsize]).sum(dtype=torch.int64))).encode())
+            digest.update(str(sum_of_bytes(flat)).encode())
     return digest.hexdigest()
+
+
+def sum_of_bytes(flat: torch.Tensor) -> int:
+    """Of one dimension, as whole numbers of eight bytes, modulo 2^64; what is left over as single ones. Reads without a
+    copy, at the speed of memory."""
+    octets = flat.contiguous().view(torch.uint8)
+    if octets.storage_offset() % 8:
+        octets = octets.clone()
+    end = len(octets) // 8 * 8
+    return int(octets[:end].view(torch.int64).sum()) + int(octets[end:].sum())

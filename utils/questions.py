@@ -109,12 +109,14 @@ def ask(
     """
     questions = []
     called = labels(people)
+    pool_names = [same_words(other["name"]) for other in pool]
     for field, template in prompts.items():
         choices = sorted({person[field] for person in people})
         if len(choices) == 1:
             choices = []  # nothing to choose among
         for person, label in zip(people[:first], called, strict=False):
-            others = [other for other in pool if same_words(other["name"]) != same_words(person["name"])]
+            own = same_words(person["name"])
+            others = [other for other, name in zip(pool, pool_names, strict=True) if name != own]
             if len(others) < shots:
                 raise InputError(f"shots={shots}: the examples have {len(others)} people besides {person['name']}")
             draw = random.Random(f"{seed} {field} {person['name']}").sample(others, shots)

@@ -175,7 +175,7 @@ class ReceivedAttention:
         self.needed = None if layers is None else max(layers) + 1
         self.is_softmax: dict[torch.nn.Module, bool] = {}  # which layers' attention is `softmax_attention`
         self.is_fused: dict[torch.nn.Module, bool] = {}  # of which layers `fused_attention` gives the sums
-        self.fuses = True  # until its kernels can't be compiled
+        self.unfused: set[tuple[int, int]] = set()  # sizes of heads for which its kernels can't be compiled
         try:
             model.set_attn_implementation(NAME)
         except (ValueError, KeyError) as error:
@@ -297,8 +297,10 @@ class ReceivedAttention:
     def _fused(
         self, module, query, key, value, mask: BlockMask, kwargs: dict
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """As `_in_blocks`; None, and a notice, if the kernels can't be compiled here: then they are not tried again."""
-        if not self.fuses:
+        """As `_in_blocks`; None, and a notice, if the kernels can't be compiled here: for heads of these sizes they are
+        not tried again."""
+        sizes = query.shape[-1], value.shape[-1]
+        if sizes in self.unfused:
             return None
         try:
             masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
@@ -306,7 +308,7 @@ class ReceivedAttention:
         except Exception as error:  # a compiler fails in many ways
             if is_out_of_memory(error):
                 raise
-            self.fuses = False
+            self.unfused.add(sizes)
             if is_first_process():
                 print(f"long texts are read without fused kernels, which is slower: {one_line(error)}", flush=True)
             return None

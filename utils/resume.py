@@ -88,7 +88,9 @@ def read_resumed(record: Path) -> dict:
     """What a run's record says of what it was trained on, and how."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        found = {key: made[key] for key in ("config", "texts_sha256", "weights_sha256", "processes")}
+        # Since weights_precision is there, the hash is of all of the weights.
+        compared = ("config", "texts_sha256", "weights_sha256", "weights_precision", "processes")
+        found = {key: made[key] for key in compared}
         return found | {"processes": int(made["processes"])}
     except OSError as error:
         raise InputError(f"{record}: can't be read: {error.strerror}") from error

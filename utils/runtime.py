@@ -76,8 +76,6 @@ def check_environment(several_processes: bool) -> None:
     torchrun launched would all do the same."""
     if sys.stdout is None:
         raise InputError("standard output is closed; to hide it, use > /dev/null")
-    # accelerate would take it before trainer.bf16 and trainer.fp16.
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or int(size) < 1:
         raise InputError(f"WORLD_SIZE={size} in the environment: not a number of processes; unset WORLD_SIZE")
@@ -92,7 +90,8 @@ def check_environment(several_processes: bool) -> None:
         raise InputError(f"RANK={os.environ['RANK']} in the environment, and one process: unset RANK")
     for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):  # by which accelerate goes as well
         if "WORLD_SIZE" not in os.environ and os.environ.get(variable, "1") != "1":
-            raise InputError(f"{variable}={os.environ[variable]} in the environment: unset it, or launch with torchrun")
+            launch = ", or launch with torchrun" if several_processes else ""
+            raise InputError(f"{variable}={os.environ[variable]} in the environment: unset it{launch}")
     if int(size) > 1 and not several_processes:
         raise InputError(f"runs in one process, and torchrun launched {size}; start it with python")
 

@@ -205,9 +205,10 @@ def script(
             os.environ["HYDRA_FULL_ERROR"] = "1"
             # As a shell does in an assignment; in Hydra's grammar a value has no `~`.
             sys.argv[1:] = [re.sub("(?<==)~(?=/|$)", lambda _: plain_path("~"), argument) for argument in sys.argv[1:]]
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None and stream.encoding.lower() != "utf-8":  # it may lack a letter of a name
-                    stream.reconfigure(errors="backslashreplace")
+            if sys.stdout is not None and sys.stdout.encoding.lower() != "utf-8":  # it may lack a letter of a name
+                sys.stdout.reconfigure(errors="backslashreplace")
+            # accelerate would take it before trainer.bf16 and trainer.fp16.
+            os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
             without_fetched_kernels()
             use_huge_pages()
             collect_garbage_rarely()

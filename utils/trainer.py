@@ -56,9 +56,9 @@ class Beginning(TrainerCallback):
                 shutil.rmtree(left, ignore_errors=True)
             print(f"Training {count:,} parameters on {self.description}", flush=True)
 
-    def on_step_end(self, *_, **__):
+    def on_step_end(self, arguments, *_, **__):
         if is_main_process() and not self.begun:
-            device = {"device": device_name(self.model.device)}
+            device = {"device": device_name(arguments.device)}
             artifacts.write_json(self.record, artifacts.record(self.settings) | self.trained_on | device)
         self.begun = True
 

@@ -105,8 +105,10 @@ def check_table(config: dict) -> None:
         if re.search("[{}]", str(config[key])):
             raise InputError(f"{key}={config[key]}: Snakemake reads braces as a wildcard; rename it")
     for key, kind in {"arms": dict, "evaluations": dict, "seeds": list, "measures": list, "against": list}.items():
-        if not isinstance(config[key], kind) or (not config[key] and key != "against"):
+        if not isinstance(config[key], kind):
             raise InputError(f"{key}={config[key]}: must hold {'keys and values' if kind is dict else 'a list'}")
+        if not config[key] and key != "against":
+            raise InputError(f"{key}={config[key]}: must hold at least one")
     for key in ("save_attention", "data_augmentation", "train", "evaluate", "resources"):
         check_section(key, config.get(key))
     for key in ("arms", "evaluations"):

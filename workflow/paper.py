@@ -104,9 +104,12 @@ def unfinished(tables: Path, results: Path) -> list[str]:
         if lacking and (results / table / "table.md").exists():
             found.append(table)
             made_on = sorted({one["device"] for one in records.values() if "device" in one})
-            problem = f"{table}: {len(lacking)} results are missing ({lacking[0]} ...) and are made again here"
-            where = f"the others were made on: {', '.join(made_on)}; on another machine digits differ"
-            print(f"{problem}; {where}", file=sys.stderr)
+            where = (
+                f"; the others were made on: {', '.join(made_on)}; on another machine digits differ" if made_on else ""
+            )
+            print(
+                f"{table}: results missing: {len(lacking)} ({lacking[0]} ...), made again here{where}", file=sys.stderr
+            )
     return found
 
 

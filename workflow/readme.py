@@ -126,6 +126,8 @@ def minus(scores: pd.DataFrame, measure: str, arm: str, other: str | None) -> st
     mean, low, high = mean_and_interval(arm, other)
     if pd.isna(mean):
         mean, high, low = -mean_and_interval(other, arm)
+    if pd.isna(mean):
+        raise ValueError(f"{arm} and {other} are not compared")
     digits = MEASURES[measure][1]
     return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 

@@ -72,13 +72,9 @@ def what_was_trained_on(config: dict, runs: dict[str, list[dict]]) -> pd.DataFra
     def mean(values) -> float:
         return float(np.mean(list(values)))
 
-    # Earlier runs did not record it.
-    shares = (
-        {"tokens dropped, %": "tokens_dropped"}
-        if all("tokens_dropped" in run for run in sum(runs.values(), []))
-        else {}
-    )
-    shares |= {"characters dropped, %": "characters_blanked"}
+    shares = {"characters dropped, %": "characters_blanked"}
+    if all("tokens_dropped" in run for arm_runs in runs.values() for run in arm_runs):  # earlier ones lack it
+        shares = {"tokens dropped, %": "tokens_dropped"} | shares
     return pd.DataFrame(
         {
             "arm": arm,
