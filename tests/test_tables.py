@@ -649,6 +649,9 @@ def test_names_and_answers_that_are_all_numbers_are_texts(tmp_path):
     add_answers(tmp_path / "table", {"untrained/paper": rows})
     scores_of_names = summary.read_scores(tmp_path / "table", "untrained/paper")
     assert scores_of_names["choice_accuracy"].to_dict() == {"007": 100, "7": 0}
+    # As in a folder that evaluate.py wrote.
+    artifacts.write_csv(tmp_path / "predictions.csv", rows)
+    pd.testing.assert_frame_equal(summary.read_scores(tmp_path), scores_of_names)
 
 
 def test_a_bad_table_is_one_line(snakemake):

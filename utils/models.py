@@ -420,8 +420,8 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
     except Exception as error:  # a damaged file can raise nearly anything, as can another model's adapter
         if any(weight.is_meta for weight in on.parameters()):
             raise InputError(
-                f"{model}: peft can't put an adapter on {base}, of which a part is kept outside the GPU: give quant=..., "
-                "or use a GPU with more memory"
+                f"{model}: peft can't put an adapter on {base}, of which a part is kept outside the GPU; give quant=..."
+                " or use a GPU with more memory"
             ) from error
         raise InputError(f"{problem}: {one_line(error)}") from error
     if report.unexpected_keys:

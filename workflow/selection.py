@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from utils.errors import InputError
-from workflow.results import asked_at, read_study
+from workflow.results import asked_at, read_predictions, read_study
 from workflow.table import MEASURES, rates_of, run_of
 
 # What decides; among equals the next.
@@ -39,12 +39,12 @@ def ways_of(config: dict) -> dict[str, slice]:
     }
 
 
-def read_answers(results: Path, asked: str, people: slice = EVERYBODY) -> pd.DataFrame:
-    """A row for each question about these people, or paragraphs, and a column for each measure."""
-    study = read_study(results)
-    if asked not in study.answers:
+def read_answers(results: Path, asked: str = "", people: slice = EVERYBODY) -> pd.DataFrame:
+    """A row for each question about these people, or paragraphs, and a column for each measure; without `asked`,
+    `results` is a folder that evaluate.py wrote."""
+    answers = read_study(results).answers.get(asked) if asked else read_predictions(results, {})
+    if answers is None:
         raise InputError(f"{results}: no answers of {asked}; make tables TABLE={results.name}")
-    answers = study.answers[asked]
     answers = answers.assign(choice_accuracy=100.0 * (answers["chosen"] == answers["answer"]))
     if not answers["chosen"].astype(bool).all():
         answers["choice_accuracy"] = np.nan
@@ -56,9 +56,9 @@ def about(answers: pd.DataFrame, people: slice) -> pd.DataFrame:
     return answers[answers["name"].isin(answers["name"].unique()[people])]
 
 
-def read_scores(results: Path, asked: str, people: slice = EVERYBODY) -> pd.DataFrame:
+def read_scores(results: Path, asked: str = "", people: slice = EVERYBODY) -> pd.DataFrame:
     """A row for each person, by name, and a column for each measure: means over the fields; for each paragraph of free
-    questions, over these."""
+    questions, over these. See `read_answers`."""
     return read_answers(results, asked, people).groupby("name", sort=True)[list(MEASURES)].mean()
 
 
