@@ -282,3 +282,11 @@ def test_the_sum_of_bytes_is_that_of_the_definition(dtype, count):
     words = sum(int.from_bytes(content[at : at + 8], "little", signed=True) for at in range(0, end, 8))
     found = sum_of_bytes(weight)
     assert (found - words - sum(content[end:])) % 2**64 == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_git_lfs_has_not_fetched_is_named(name, folder):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    load = load_tokenizer if name == "tokenizer.json" else load_model
+    with pytest.raises(InputError, match=f"{name} is a pointer of Git LFS; fetch the file: git lfs pull, there$"):
+        load(str(folder))

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+# How a file begins that git-lfs has not fetched.
+LFS = b"version https://git-lfs"
+
+
 def source(model: str) -> dict[str, object]:
     """The arguments of transformers' `from_pretrained` for a hub name, a folder or a `.gguf` file."""
     path = expanded(model)
@@ -70,6 +74,11 @@ def cannot_load(what: str, model: str, error: Exception) -> InputError:
             meant = path.with_name(close[0])
             return InputError(
                 f"model={model}: not on this machine, and not available from the hub; did you mean {meant}?"
+            )
+    for file in sorted(path.glob("*")) if path.is_dir() else ():
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
+            return InputError(
+                f"model={model}: {file.name} is a pointer of Git LFS; fetch the file: git lfs pull, there"
             )
     where = "" if path.exists() else " (not on this machine, and not available from the hub)"
     return InputError(
