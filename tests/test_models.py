@@ -235,7 +235,7 @@ def test_a_model_is_another_if_anything_of_it_changes(kind, folder, tiny_model, 
     assert weights_hash(load_model(str(folder))) != before
 
 
-def test_a_base_model_that_an_adapter_was_not_trained_on_is_said(tiny_model, folder, tmp_path, capsys):
+def test_a_base_model_that_an_adapter_was_not_trained_on_is_said(tiny_model, folder, tmp_path, monkeypatch, capsys):
     checkpoint = tmp_path / "run/checkpoint-2"
     get_peft_model(load_model(str(tiny_model)), LoraConfig(target_modules="all-linear")).save_pretrained(checkpoint)
     base = load_model(str(tiny_model))
@@ -250,7 +250,9 @@ def test_a_base_model_that_an_adapter_was_not_trained_on_is_said(tiny_model, fol
     load_model(str(checkpoint), base=str(folder))
     said = f"{checkpoint} was trained on another model than {folder} is now (run.json beside it)\n"
     assert capsys.readouterr().out == said
-    # Of weights kept elsewhere nothing is known; and peft can't put an adapter on them.
+    # Of weights kept elsewhere nothing is known; and peft can't put an adapter on them. It tries, with files in the
+    # folder where it runs.
+    monkeypatch.chdir(tmp_path)
     everywhere = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
     placed = {"device_map": everywhere | {"model.layers": "disk"}, "offload_folder": str(tmp_path)}
     with pytest.raises(
