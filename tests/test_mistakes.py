@@ -83,6 +83,11 @@ EARLY = [
     (f"{RANDOM} -x", "unrecognized arguments: -x; keys go without dashes: key=value"),
     ("train --config-name", "argument --config-name/-cn: expected one argument; keys go without dashes: key=value"),
     ("train --config-name none model_dir=out", "none: no such YAML file in …/conf"),
+    (
+        f"{ASK} --config-name train.yaml",
+        "--config-name: train.yaml has the keys of train.py; give evaluate, or leave it out",
+    ),
+    (f"{TRAIN} -cn=evaluate", "-cn: evaluate.yaml has the keys of evaluate.py; give train, or leave it out"),
     ("train --config-dir none model_dir=out", "Additional config directory '…/none' not found"),
     ("train --resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),
     (f"{RANDOM} hydra.run.dir=texts.csv/x", "[Errno 20] Not a directory: '…texts.csv/x'"),

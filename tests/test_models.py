@@ -292,3 +292,9 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named(name, folder):
     load = load_tokenizer if name == "tokenizer.json" else load_model
     with pytest.raises(InputError, match=f"{name} is a pointer of Git LFS; fetch the file: git lfs pull, there$"):
         load(str(folder))
+
+
+def test_an_adapter_beside_a_whole_model_is_said(tiny_model, folder, capsys):
+    get_peft_model(load_model(str(tiny_model)), LoraConfig(target_modules="all-linear")).save_pretrained(folder)
+    load_model(str(folder))
+    assert capsys.readouterr().out == f"{folder} holds an adapter and a whole model; the adapter is used\n"

@@ -77,6 +77,8 @@ def load_model(
         base_model = _load_base(model, base or named, *base_options)
         if is_main_process():
             warn_of_other_base(model, base or named, base_model)
+            if any(expanded(model).glob("model*.safetensors")):
+                print(f"{model} holds an adapter and a whole model; the adapter is used", flush=True)
         return _with_adapter(model, base or named, base_model)
 
     arguments = source(model) | {"dtype": dtype, "trust_remote_code": trust_remote_code}

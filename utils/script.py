@@ -8,6 +8,7 @@ The only module that knows Hydra. A script declares one rule for each key of its
 
 import argparse
 import functools
+import itertools
 import os
 import re
 import sys
@@ -219,6 +220,7 @@ def script(
             with signals_interrupt() as signalled:
                 try:
                     check_environment(several_processes)
+                    check_config_name(name)
                     try:
                         if {"--help", "-h"} & set(sys.argv[1:]):
                             print(help_text(name, function.__globals__["__doc__"]))
@@ -241,6 +243,15 @@ def script(
         return command_line
 
     return decorate
+
+
+def check_config_name(name: str) -> None:
+    """Raise InputError if the command line names another script's YAML."""
+    for argument, following in itertools.zip_longest(sys.argv[1:], sys.argv[2:], fillvalue=""):
+        option, _, value = argument.partition("=")
+        given = (value or following).removesuffix(".yaml")
+        if option in ("--config-name", "-cn") and given != name and (CONFIG_FOLDER.parent / f"{given}.py").is_file():
+            raise InputError(f"{option}: {given}.yaml has the keys of {given}.py; give {name}, or leave it out")
 
 
 def lower_memory(rules: dict[str, Rule]) -> str:
