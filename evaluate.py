@@ -78,8 +78,6 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
         print(f"{config.questions}: skipped {unanswerable} questions without an answer")
 
     # torch and transformers take seconds to import: only once the input is known to be good.
-    import torch
-
     from utils import scores
     from utils.adapters import adapter_base
     from utils.answers import end_tokens
@@ -98,7 +96,7 @@ def evaluate(config: Mapping, outputs: dict[str, Path], folders: dict[str, Path]
     for name, model in load_checkpoints(outputs, base, **options):
         tokenizer = load_tokenizer(name, config.trust_remote_code, base)
         settings = resolved | ({"model_dir": name} if config.model_dir else {})
-        device = torch.device(input_device(model))
+        device = input_device(model)
         answered_with = {
             "questions": [vars(question) for question in asked],
             "tokenizer": fingerprint(tokenizer),

@@ -82,8 +82,6 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         digest.update(f"{tagged or plain}\0".encode())
 
     # torch and transformers take seconds to import: only once the input is known to be good.
-    import torch
-
     from utils import received_attention
     from utils.models import load_model, weights_hash
     from utils.padding import input_device
@@ -114,7 +112,7 @@ def extract(config: Mapping, dump_path: Path, folder: Path) -> None:
         "tokenizer": fingerprint(tokenizer),
         "special_tokens": fed_around(tokenizer),
         "weights_sha256": weights_hash(model),
-        "device": torch.device(input_device(model)).type,
+        "device": input_device(model).type,
     }
     kept = Kept(folder, made_by(settings, **read_with))
     kept_values = dict(kept.read(config.resume)) if is_main_process() else {}

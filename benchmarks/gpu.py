@@ -54,7 +54,7 @@ TEXTS = ((57, 35), (1024, 2), (4096, 1), (32768, 1))
 # All layers' maps of 4,096 tokens would take 34 GB, and again as much to sum them.
 LONGEST_PLAIN = 1024
 
-# Further lengths, of which each is read once.
+# Further lengths, each of which is read twice.
 MORE_LENGTHS = (1500, 2500, 3500)
 
 BATCH, BATCH_LENGTH = 8, 60

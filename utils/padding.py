@@ -13,12 +13,12 @@ def padded(rows: list[list[int]], padding: int = 0, left: bool = False) -> tuple
     return pad_sequence(ids, True, padding, side), pad_sequence(ones, True, 0, side)
 
 
-def input_device(model: PreTrainedModel) -> torch.device | int | str:
+def input_device(model: PreTrainedModel) -> torch.device:
     """Where a batch's ids go: to the embedding or, if its weights are kept on the CPU or the disk, to where accelerate
     brings them."""
     embedding = model.get_input_embeddings()
     hook = getattr(embedding, "_hf_hook", None)
-    return embedding.weight.device if hook is None else hook.execution_device
+    return torch.device(embedding.weight.device if hook is None else hook.execution_device)
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

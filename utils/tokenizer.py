@@ -48,14 +48,19 @@ def has_tokenizer(adapter: str) -> bool:
 
 def check_template(tokenizer: "PreTrainedTokenizerFast", model: str) -> None:
     """Raise InputError if the template of special tokens names one that it does not define: that would abort."""
-    processor = tokenizer.backend_tokenizer.post_processor
-    described = json.loads(processor.__getstate__()) if processor else {}
+    described = post_processor(tokenizer)
     for part in [described, *described.get("processors", [])]:
         pieces = [*part.get("single", []), *part.get("pair", [])] if part.get("type") == "TemplateProcessing" else []
         for piece in pieces:
             named = piece.get("SpecialToken", {}).get("id")
             if named is not None and named not in part["special_tokens"]:
                 raise InputError(f"model={model}: its tokenizer.json adds {named} to a text but does not define it")
+
+
+def post_processor(tokenizer: "PreTrainedTokenizerFast") -> dict:
+    """What puts special tokens around a text, as tokenizer.json has it; empty if nothing does."""
+    processor = tokenizer.backend_tokenizer.post_processor
+    return json.loads(processor.__getstate__()) if processor else {}
 
 
 def check_vocabulary(adapter: str, base: str, trust_remote_code: bool) -> None:
@@ -94,8 +99,7 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 def fed_around(tokenizer: "PreTrainedTokenizerFast") -> str:
     """What `fingerprint` leaves out, and a model is fed: the special tokens, and where they go."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps([rules.get("post_processor"), tokenizer.all_special_ids], sort_keys=True)
+    return f"{post_processor(tokenizer)} {tokenizer.all_special_ids}"
 
 
 def pad_within(tokenizer: "PreTrainedTokenizerFast", rows: int) -> None:

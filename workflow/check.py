@@ -116,8 +116,6 @@ def check_table(config: dict) -> None:
             if not isinstance(name, str) or not re.fullmatch(NAME, name):
                 raise InputError(f"{name}: name an arm or an evaluation with lower-case letters, digits and _")
             check_section(f"{key}.{name}", section)
-    for rule, section in (config.get("resources") or {}).items():
-        check_section(f"resources.{rule}", section)
     if config.get("made_by") is not None:
         check_value("made_by", config["made_by"], rules.text())
     missing = not_made(config)
@@ -145,6 +143,7 @@ def check_table(config: dict) -> None:
     for rule, needed in (config.get("resources") or {}).items():
         if rule not in RULES_WITH_RESOURCES:
             raise InputError(f"resources: {unknown_key(rule, RULES_WITH_RESOURCES)}")
+        check_section(f"resources.{rule}", needed)
         for key in needed or {}:
             if key not in RESOURCES:
                 raise InputError(f"resources.{rule}: {unknown_key(key, RESOURCES)}")
