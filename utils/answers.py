@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from utils import tokens
 from utils.errors import InputError, is_out_of_memory, one_line
 from utils.model_source import context
+from utils.models import weights_precision
 from utils.padding import batches, input_device, padded
 from utils.questions import Question
 
@@ -96,7 +97,7 @@ def check_cache(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ques
     if model.config.model_type in HIDDEN_BY_ROUNDING:
         raise InputError(refusal)
     # Rounding moves logits by 2e-6 of their spread in float32 and by 0.02 in bfloat16; a prompt forgotten, by 0.3.
-    limit = 3e-5 if model.dtype == torch.float32 and not getattr(model, "is_quantized", False) else 0.1
+    limit = 3e-5 if weights_precision(model) == "float32" else 0.1
     agree = True
     try:
         cache = DynamicCache(config=model.config)

@@ -152,6 +152,11 @@ def devices_of(model: PreTrainedModel) -> list[str]:
     return sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
 
 
+def is_offloaded(model: PreTrainedModel) -> bool:
+    """Whether a part of its weights is kept elsewhere, and brought in when its layer runs."""
+    return any(weight.is_meta for weight in model.parameters())
+
+
 def can_quantize() -> bool:
     return torch.cuda.is_available()
 
@@ -273,8 +278,7 @@ def warn_of_other_base(adapter: str, base: str, base_model: PreTrainedModel) -> 
         expected = made["weights_sha256"] if made["weights_precision"] == weights_precision(base_model) else None
     except (OSError, ValueError, KeyError, TypeError):
         return
-    whole = not any(weight.is_meta for weight in base_model.parameters())
-    if expected and whole and expected != weights_hash(base_model):
+    if expected and not is_offloaded(base_model) and expected != weights_hash(base_model):
         print(f"{adapter} was trained on another model than {base} is now (run.json beside it)", flush=True)
 
 
@@ -420,7 +424,7 @@ def _with_adapter(model: str, base: str, on: PreTrainedModel) -> PreTrainedModel
         report = set_peft_model_state_dict(adapted, found)
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except Exception as error:  # a damaged file can raise nearly anything, as can another model's adapter
-        if any(weight.is_meta for weight in on.parameters()):
+        if is_offloaded(on):
             raise InputError(
                 f"{model}: peft can't put an adapter on {base}, of which a part is kept outside the GPU; give quant=..."
                 " or use a GPU with more memory"

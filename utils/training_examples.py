@@ -123,6 +123,7 @@ def check_causal(model: "PreTrainedModel", examples: list[dict]) -> None:
     learn to copy what it sees."""
     import torch
 
+    from utils.models import weights_precision
     from utils.padding import input_device
 
     ids = max((example["input_ids"][:LOOKED_AT] for example in examples), key=len)
@@ -142,7 +143,7 @@ def check_causal(model: "PreTrainedModel", examples: list[dict]) -> None:
         return  # the Trainer will meet it as well, and say what it is
     off = ((whole - alone).abs().mean(dim=1) / alone.std()).median()
     # As in evaluate.py's check of the cache: 8 bit moves them by 0.03 of their spread, float32 by a millionth.
-    if off > (1e-3 if model.dtype == torch.float32 and not getattr(model, "is_quantized", False) else 0.1):
+    if off > (1e-3 if weights_precision(model) == "float32" else 0.1):
         hint = "; its config.json says is_decoder: false" if getattr(model.config, "is_decoder", None) is False else ""
         raise InputError(
             f"a model of type {model.config.model_type} sees the tokens that it is to predict; use a causal one{hint}"
