@@ -457,7 +457,13 @@ LATE = [
     (f"{TRAIN} trainer.optim=none", "trainer.optim=none: must be one of adamw_torch, …"),
     (f"{TRAIN} trainer.save_strategy=never", "trainer.save_strategy=never: must be one of no, steps, epoch, best"),
     (f"{TRAIN} trainer.lr_scheduler_type=none", "trainer.lr_scheduler_type=none: must be one of linear, cosine, …"),
-    (f"{TRAIN} trainer.report_to=none2", "trainer: none2 is not supported, only …"),
+    (f"{TRAIN} trainer.report_to=none2", "trainer.report_to=none2: none2 is not supported, only …"),
+    (f"{TRAIN} +trainer.log_level=loud", "trainer.log_level=loud: the library does not know it"),
+    (f"{TRAIN} +trainer.debug=loud", "trainer.debug=loud: loud is not a valid DebugOption, please …"),
+    (
+        f"{TRAIN} +trainer.train_sampling_strategy=by_length",
+        "trainer.train_sampling_strategy=by_length: must be one of random, sequential, …",
+    ),
     (
         f"{TRAIN} +trainer.dataloader_drop_last=true",
         "trainer.dataloader_drop_last=true: 2 examples do not fill one batch; leave it out",

@@ -483,6 +483,18 @@ def test_a_table_is_checked(changed, message):
         check.check_table(read(ROOT / "conf/tables/smoke.yaml") | changed)
 
 
+def test_two_values_of_one_key_are_refused(clone, snakemake):
+    table = (clone / "conf/tables/smoke.yaml").read_text()
+    line = table.splitlines().index("  none: null") + 2
+    twice = table.replace("  none: null\n", "  none: null\n  none: {epochs: 1}\n")
+    (clone / "conf/tables/twice.yaml").write_text(twice)
+    try:
+        said = snakemake("-n", name="twice", code=1)
+    finally:
+        (clone / "conf/tables/twice.yaml").unlink()
+    assert f"conf/tables/twice.yaml: line {line}: found duplicate key none\n" in said
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -6,6 +6,7 @@ The libraries take seconds to import: the functions that need one import it.
 import dataclasses
 import enum
 import math
+import re
 import types
 import typing
 
@@ -28,6 +29,8 @@ POSITIVE = (
     "lora_alpha",
     "dataloader_prefetch_factor",
 )
+# What transformers' Trainer takes for random if it is anything else.
+SAMPLING = ("random", "sequential", "group_by_length", "batch_rebalance")
 BELOW_1 = ("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout")
 
 WORDS = {
@@ -86,7 +89,24 @@ def build(kind, key: str, values: dict, **fixed):
     try:
         return kind(**checked, **fixed)
     except Exception as error:  # such as a library that is not installed
-        raise InputError(f"{key}: {one_line(error)}") from error
+        raise refused(error, key, values) from error
+
+
+def refused(error: Exception, key: str, values: dict) -> InputError:
+    """What a library said of its arguments, in one line. It rarely names the argument: where it names none of them, but
+    quotes the value of some, these are named."""
+    message = one_line(error)
+    quoted = [
+        f"{key}.{name}={text}"
+        for name, value in values.items()
+        for text in (value if isinstance(value, list) else [value])
+        if type(text) is str and text
+        if re.search(rf"(^|['\"`=])({re.escape(text)}|{re.escape(text.upper())})(['\"`, ]|$)", message)
+    ]
+    if any(re.search(rf"\b{name}\b", message) for name in values):
+        quoted = []
+    said = "the library does not know it" if isinstance(error, KeyError) and quoted else message
+    return InputError(f"{', '.join(quoted) or key}: {said}")
 
 
 def check_arguments(kind, key: str, values: dict) -> dict:
@@ -101,6 +121,8 @@ def check_arguments(kind, key: str, values: dict) -> dict:
             raise InputError(f"{key}: {unknown_key(name, known)}")
         if not fits(value, hints[name]):
             raise InputError(f"{key}.{name}={value}: must be {described(hints[name])}")
+        if name == "train_sampling_strategy" and value not in SAMPLING:
+            raise InputError(f"{key}.{name}={value}: must be one of {', '.join(SAMPLING)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if float not in alternatives(hints[name]):
                 checked[name] = int(value)

@@ -5,7 +5,7 @@ Imports torch and transformers, which take seconds.
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from utils import artifacts
+from utils.arguments import refused
 from utils.errors import InputError, is_out_of_memory, one_line, unwritten
 from utils.processes import device_name, is_main_process, progress
 
@@ -145,7 +146,14 @@ def train(
         if beginning.begun or is_out_of_memory(error):
             raise
         end_bar(beginning)
-        raise InputError(unwritten(error) or f"trainer: {one_line(error)}") from error
+        if unwritten(error):
+            raise InputError(unwritten(error)) from error
+        given = {
+            field.name: value
+            for field in fields(arguments)
+            if field.name != "output_dir" and (value := getattr(arguments, field.name)) != field.default
+        }
+        raise refused(error, "trainer", given) from error
 
 
 def end_bar(beginning: Beginning) -> None:
