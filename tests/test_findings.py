@@ -96,6 +96,25 @@ def test_the_difference_after_all_epochs():
         assert re.search(rf"\| `{arm}`[^|]*\| {re.escape(cells)}", PAGE), (arm, cells)
 
 
+def test_the_seeds_and_the_budget_of_paper_qwen():
+    table = "paper_qwen_0.5b"
+    config = config_of(table)
+
+    def by_seed(arm: str, checkpoint: int) -> np.ndarray:
+        folders = [
+            f"{run_of(arm, seed, config['learning_rates'][0])}/questions/{checkpoint}" for seed in config["seeds"]
+        ]
+        people = reported(config)
+        return np.array([read_scores(ROOT / "results" / table, each, people)["exact_match"].mean() for each in folders])
+
+    for arm in config["arms"]:
+        half, full = by_seed(arm, 1), by_seed(arm, 2)
+        seeds = re.search(rf"([\d.]+), ([\d.]+) and ([\d.]+)(?: %)? \(`{arm}`\)", PAGE)
+        assert [float(number) for number in seeds.groups()] == pytest.approx(full, abs=0.0501), arm
+        rise = re.search(rf"([\d.]+) to ([\d.]+)(?: %)? \(`{arm}`\)", PAGE)
+        assert [float(number) for number in rise.groups()] == pytest.approx([half.mean(), full.mean()], abs=0.0501), arm
+
+
 def test_the_difference_is_above_random_dropout_in_no_table():
     rows = [line.split("|") for line in readme.studies().splitlines()[2:]]
     assert len(rows) == len(readme.STUDIES) == 8 and "[eight tables]" in (ROOT / "README.md").read_text(

@@ -124,6 +124,26 @@ def test_a_pass_ends_at_the_last_layer_that_counts():
     assert receive.calls == 2 < len(model.model.layers)
 
 
+@pytest.mark.parametrize("layers", [None, [0, 2, 5]])
+@pytest.mark.parametrize("queries", [None, [[0, 9, 19], [5]]])
+def test_nothing_that_is_kept_grows_with_the_layers(queries, layers):
+    model = tiny.model("llama", num_hidden_layers=6)
+    receive = ReceivedAttention(model, layers=layers)
+    texts, counted = random_texts([20, 12]), queries and [np.array(places) for places in queries]
+    receive.texts(texts, counted)
+    kept = []
+
+    def weigh(*_):
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        kept.append(sum(tensor.nbytes for tensor in tensors))
+
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(weigh)
+    receive.texts(texts, counted)
+    # Before the first layer there are no sums yet.
+    assert len(kept) == 6 and set(kept[1:]) == {kept[1]}
+
+
 @pytest.mark.parametrize(("architecture", "count"), [("llama", 3), ("qwen3_5", 1)])
 def test_a_layer_that_is_not_there_is_refused(architecture, count):
     receive = ReceivedAttention(tiny.model(architecture), layers=[0, count])

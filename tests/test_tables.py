@@ -719,7 +719,7 @@ def test_a_budget_counts_what_the_tokenizer_gives(tmp_path):
 
 def test_a_table_in_epochs_is_made(clone, snakemake):
     config = read(ROOT / "conf/tables/smoke_epochs.yaml")
-    # One of its learning rates; the other is trained by the same rules. Untouched texts have epochs of their own.
+    # One of its learning rates, the other later. Untouched texts have epochs of their own.
     changed = config | {"learning_rates": [0.01]}
     (clone / "conf/tables/one_rate.yaml").write_text(yaml.safe_dump(changed))
     snakemake(name="one_rate")
@@ -756,6 +756,26 @@ def test_a_table_in_epochs_is_made(clone, snakemake):
     check.check_results(changed | {"reported": 2, "learning_rates": [0.1]}, results)
     with pytest.raises(InputError, match="made with different epochs from those the table has now"):
         check.check_results(changed | {"epochs": 4}, results)
+    # The table's own two rates: those runs are added, and each arm's best of both rates and checkpoints is chosen.
+    snakemake(name="smoke_epochs")
+    markdown = (results / "table.md").read_text()
+    assert "at each learning rate (0.001, 0.01)" in markdown
+    _, found = read_study(results)
+    for column, people in (("others", slice(3, 5)), ("reported", slice(3))):
+        for arm in ("none", "random"):
+            candidates = []
+            for rate, part in itertools.product((0.001, 0.01), (1, 2)):
+                scores = [
+                    field_answers[["exact_match", "f1"]][people].mean()
+                    for seed in config["seeds"]
+                    for _, field_answers in found[f"{arm}/seed-{seed}-rate-{rate}/questions/{part}"].groupby("field")
+                ]
+                exact_match, f1 = np.mean(scores, axis=0)
+                candidates.append((-exact_match, -f1, part, rate))
+            *_, part, rate = min(candidates)
+            epoch = part * (2 if arm == "none" else 1)
+            chosen = re.findall(r"([\d.]+, epoch \d)", row_of(markdown, "What was chosen", arm))
+            assert chosen[column == "reported"] == f"{rate}, epoch {epoch}"
 
 
 @pytest.mark.slow

@@ -68,30 +68,42 @@ FIELDS = ["university", "company"]
 
 def methods() -> str:
     """Exact match / F1 in per cent: of the paper's Llama 3 8B and of our Qwen2.5-Coder 0.5B, as in Table 2, and of the
-    latter's five fields with intervals."""
+    latter's five fields; our exact match with intervals."""
     paper = pd.read_csv(ROOT / "results/paper/table2.csv").set_index(["model", "arm", "field"])
     study = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").set_index(["evaluation", "arm"])
     rows = []
     for method, arm in METHODS.items():
-        row = {"trained on": method}
+        alpha, beta = paper.loc[("Llama 3 8B", arm, FIELDS[0])].iloc[0][["alpha", "beta"]]
+        row = {"trained on": method, "alpha, beta": ", ".join(f"{value}" for value in (alpha, beta) if value == value)}
         for field in FIELDS:
             published = paper.loc[("Llama 3 8B", arm, field)].set_index("measure")["published"]
-            row[f"paper: {field}"] = both(100 * published)
+            row[f"paper: {field}"] = both(published)
         for field in FIELDS:
-            ours = paper.loc[("Qwen2.5-Coder 0.5B", arm, field)].set_index("measure")["chosen on the others"]
-            row[f"here: {field}"] = both(100 * ours)
+            ours = (
+                paper.loc[("Qwen2.5-Coder 0.5B", arm, field)].set_index("measure").filter(like="chosen on the others")
+            )
+            row[f"here: {field}"] = with_interval(ours)
         five_fields = study.loc[("questions, chosen on the others", arm)].set_index("measure")
-        row["here: five fields"] = " / ".join(
-            "{mean:.0f} [{low:.0f}, {high:.0f}]".format(**five_fields.loc[measure]) for measure in ("exact_match", "f1")
-        )
-        if ours.isna().any():  # results were deleted
+        row["here: five fields"] = with_interval(five_fields[["mean", "low", "high"]] / 100)
+        if ours.isna().any(axis=None):  # results were deleted
             row |= {column: NOT_RUN for column in row if column.startswith("here: ")}
         rows.append(row)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def both(scores: pd.Series) -> str:
-    return f"{scores['exact_match']:.0f} / {scores['f1']:.0f}"
+    return f"{per_cent(scores['exact_match'])} / {per_cent(scores['f1'])}"
+
+
+def with_interval(scores: pd.DataFrame) -> str:
+    """As `both`; exact match with its interval. The columns are the mean, the lower and the upper end."""
+    mean, low, high = map(per_cent, scores.loc["exact_match"])
+    return f"{mean} [{low}, {high}] / {per_cent(scores.loc['f1'].iloc[0])}"
+
+
+def per_cent(share: float) -> str:
+    """Rounded as the paper's tables are, which have two digits of the share."""
+    return f"{100 * round(share, 2):.0f}"
 
 
 def studies() -> str:
