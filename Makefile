@@ -19,17 +19,19 @@ picture: models
 	demo/picture.sh
 
 # A table of conf/tables/ on this machine: 2 hours without its results, half a minute with them.
-# GPU_JOBS: how many jobs may use the GPU at once (docs/gpus.md).
+# GPU_JOBS: where there is a GPU, how many jobs may use it at once (docs/gpus.md).
 TABLE ?= biographies_scratch
 GPU_JOBS ?= 1
+GPU ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
+AT_ONCE = --cores $(shell nproc) $(if $(strip $(GPU)),--resources gpu_jobs=$(GPU_JOBS))
 tables: conf/tables/$(TABLE).yaml .venv/installed
-	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml --cores $(shell nproc) --resources gpu=$(GPU_JOBS) --forcerun tables
+	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml $(AT_ONCE) --forcerun tables
 	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/$(shell sed -n 's/^table: *//p' conf/tables/$(TABLE).yaml)/*.png
 
 # The paper's Figures 1 to 3: an hour without results/figures/ (and the two models), seconds with it.
 figures: .venv/installed
-	.venv/bin/snakemake --configfile conf/figures.yaml --cores $(shell nproc) --forcerun figures
+	.venv/bin/snakemake --configfile conf/figures.yaml $(AT_ONCE) --forcerun figures
 	.venv/bin/python -m workflow.readme
 	@echo Pictures: results/figures/*.png
 
@@ -43,7 +45,7 @@ paper: .venv/installed
 # A table of tiny random models: minutes.
 smoke: .venv/installed
 	.venv/bin/python -m tests.tiny
-	.venv/bin/snakemake --configfile conf/tables/smoke.yaml --cores $(shell nproc)
+	.venv/bin/snakemake --configfile conf/tables/smoke.yaml $(AT_ONCE)
 
 # All tests of a file run in one process, so that what they share is made once.
 test: .venv/installed lint
@@ -69,8 +71,8 @@ chaos: .venv/installed
 
 # What only a GPU shows, right or wrong and how fast: some 8 minutes and 44 GB of its memory (benchmarks/README.md).
 gpu: gpu-requirements
-	.venv/bin/python -m pytest -m gpu -rs --numprocesses 8 --dist worksteal tests/test_gpu.py
-	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json
+	.venv/bin/python -m pytest -m gpu -rs --numprocesses 8 --dist worksteal tests/test_gpu.py; tests=$$?; \
+	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json && exit $$tests
 
 # Each stage beside the plain way (benchmarks/README.md); QUICK=1 for smaller inputs and fewer repeats.
 bench: models

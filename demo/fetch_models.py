@@ -122,7 +122,7 @@ def convert(gguf: Path, folder: Path, ends: list[int] | None) -> None:
     from utils.tokenizer import load_tokenizer
 
     load_tokenizer(str(gguf)).save_pretrained(folder)
-    model = load_model(str(gguf), dtype="bfloat16")
+    model = load_model(str(gguf), dtype="bfloat16", place=False)
     if ends:
         model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)

@@ -357,10 +357,14 @@ def test_want_of_memory_that_cuda_tells_in_a_usual_error_is_known(said):
 
 
 CANCELLED = """
+import atexit
 import time
 from pathlib import Path
 from contrast_attention import RULES
-from utils import artifacts, rules, script
+from utils import artifacts, rules, runtime, script
+
+# What utils.processes.leave goes by.
+atexit.register(lambda: print("has stopped:", runtime.has_stopped))
 
 @script.script("contrast_attention", RULES, writes=["attn_diff"])
 def main(keys):
@@ -388,8 +392,9 @@ def test_a_script_that_is_stopped_leaves_nothing_half_written(tmp_path, number):
         assert script.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir())
         script.send_signal(number)
-        _, said = script.communicate()
+        printed, said = script.communicate()
     assert (script.returncode, said) == (130, "contrast_attention.py: stopped\n")
+    assert printed == "has stopped: True\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -183,6 +183,7 @@ def test_a_model_that_is_partly_elsewhere_is_not_trained(lora, tiny_model):
 
 def test_a_model_on_the_cpu_beside_a_gpu_says_so(tiny_model, monkeypatch, capsys):
     monkeypatch.setattr(models.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(models, "on_cards", lambda arguments: {"device_map": {"": "cpu"}})
     load_model(str(tiny_model))
     said = capsys.readouterr().out

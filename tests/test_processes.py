@@ -151,6 +151,14 @@ def test_fsdp_trains_as_several_processes_do_without_it(weights, run, workplace,
         shutil.rmtree(last[1])
 
 
+def test_processes_wait_a_day_for_each_other(monkeypatch):
+    made = []
+    monkeypatch.setattr(processes, "PartialState", lambda **options: made.append(options))
+    monkeypatch.setattr(processes.atexit, "register", lambda *_: None)
+    processes.processes.__wrapped__()
+    assert made[0]["timeout"].days == 1
+
+
 @pytest.mark.parametrize("backend", [None, "gloo", "nccl"])
 @pytest.mark.parametrize("ended", ["well", "by stop", "by an exception"])
 def test_a_process_that_failed_does_not_wait_for_the_others_under_nccl(backend, ended, monkeypatch):

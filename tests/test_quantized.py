@@ -12,6 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 
 from tests.conftest import ROOT
 from tests.test_processes import TORCHRUN
@@ -126,12 +128,24 @@ def test_a_dump_says_that_its_model_was_quantized(run, clone, tiny_model):
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
-def test_the_weights_size_is_known_before_they_are_loaded(dtype, tiny_model):
+def test_the_weights_size_is_known_before_they_are_loaded(dtype, tiny_model, tmp_path):
     arguments = {"pretrained_model_name_or_path": str(tiny_model), "dtype": dtype, "trust_remote_code": False}
     model = load_model(str(tiny_model), dtype)
     assert weight_bytes(arguments) == sum(weight.nbytes for weight in model.parameters())
     in_8_bit = arguments | {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    assert weight_bytes(in_8_bit) < 1.2 * sum(weight.numel() for weight in model.parameters())
+    elements = sum(weight.numel() for weight in model.parameters())
+    assert weight_bytes(in_8_bit) < 1.2 * elements
+    # One that was saved quantized says so itself.
+    for quant, size in (
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 0.6),
+        ({"quant_method": "gptq", "bits": 4}, 0.6),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.1),
+    ):
+        folder = shutil.copytree(tiny_model, tmp_path / f"{quant['quant_method']}-{size}")
+        config = json.loads((folder / "config.json").read_text()) | {"quantization_config": quant}
+        (folder / "config.json").write_text(json.dumps(config))
+        saved = arguments | {"pretrained_model_name_or_path": str(folder)}
+        assert weight_bytes(saved) == pytest.approx(size * elements)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +187,38 @@ def test_more_processes_than_gpus_are_one_line(tiny_model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(models, "local_processes", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(InputError, match="^2 processes, but GPUs: 1; torchrun --nproc-per-node 1$"):
-        load_model(str(tiny_model))
+    for options in ({}, {"place": False}, {"placed": {"device_map": "auto"}}):
+        with pytest.raises(InputError, match="^2 processes, but GPUs: 1; torchrun --nproc-per-node 1$"):
+            load_model(str(tiny_model), **options)
+
+
+def test_several_processes_are_not_told_where_a_model_goes(tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(models, "local_processes", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for placed, keys in (
+        ({"device_map": "auto", "max_memory": None}, "device_map"),
+        ({"device_map": None, "max_memory": {0: "1GB"}}, "max_memory"),
+    ):
+        with pytest.raises(InputError, match=f"^{keys}: leave out with several processes; each has its share"):
+            load_model(str(tiny_model), placed=placed)
+
+
+@pytest.mark.parametrize(
+    ("quantizer_class", "quant"),
+    [(Bnb8BitHfQuantizer, {"load_in_8bit": True}), (Bnb4BitHfQuantizer, {"load_in_4bit": True})],
+)
+def test_a_quantized_model_that_does_not_fit_on_the_gpu_says_what_does(quantizer_class, quant, tiny_model, monkeypatch):
+    quantizer = quantizer_class(BitsAndBytesConfig(**quant))
+
+    def load(**arguments):
+        quantizer.validate_environment(device_map={"model": 0, "lm_head": "cpu"})
+
+    monkeypatch.setattr("utils.models.AutoModelForCausalLM.from_pretrained", load)
+    with pytest.raises(
+        InputError, match=r"quantized, it does not fit on the GPU: give quant={load_in_4bit: true}, more GPUs"
+    ):
+        load_model(str(tiny_model), quant=quant)
 
 
 def test_room_on_a_gpu_counts_what_torch_keeps_unused(monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -75,6 +76,16 @@ def test_the_tables_are_as_the_results_have_them(page):
     text = page.read_text(encoding="utf-8")
     assert readme.MARKED.search(text)
     assert readme.filled(text) == text
+
+
+def test_what_is_for_any_machine_asks_for_no_8_bit():
+    """On a GPU the YAML's 8 bit would apply, and need bitsandbytes and what it works on."""
+    pages = [(ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ") for name in ("README.md", "demo/demo.sh")]
+    commands = [line for page in pages for line in page.splitlines() if re.search(r"^ *(run )?python train.py ", line)]
+    assert len(commands) == 3 and all(" quant=null" in command for command in commands)
+    for path in sorted((ROOT / "conf/tables").glob("smoke*.yaml")):
+        train = yaml.safe_load(path.read_text(encoding="utf-8"))["train"]
+        assert "quant" in train and train["quant"] is None, path
 
 
 def test_a_marked_place_is_filled():

@@ -483,6 +483,24 @@ def test_a_table_is_checked(changed, message):
         check.check_table(read(ROOT / "conf/tables/smoke.yaml") | changed)
 
 
+def test_each_job_that_loads_a_model_counts_as_one_on_the_gpu(snakemake):
+    planned = snakemake("-n", "--forceall") + snakemake("-n", "--forceall", name="../figures")
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(.*?)(?=^\n|^\[|\Z)", planned, re.MULTILINE | re.DOTALL)
+    counted = {rule for rule, about in jobs if "gpu_jobs=1" in about}
+    assert counted == {"attention", "train", "evaluate", "evaluate_untrained"}
+    assert all("gpu_jobs=1" in about for rule, about in jobs if rule in counted)
+
+
+@pytest.mark.parametrize("target", ["tables", "figures", "smoke"])
+def test_make_has_one_job_at_a_time_on_a_gpu(target):
+    for gpu, expected in (("/dev/nvidia0", 1), ("", 0)):
+        said = subprocess.run(
+            ["make", "-n", target, f"GPU={gpu}"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        (command,) = [line for line in said.stdout.splitlines() if "snakemake --configfile" in line]
+        assert command.count("--resources gpu_jobs=1") == expected, command
+
+
 def test_two_values_of_one_key_are_refused(clone, snakemake):
     table = (clone / "conf/tables/smoke.yaml").read_text()
     line = table.splitlines().index("  none: null") + 2

@@ -56,6 +56,8 @@ def training_arguments(trainer: dict, model_dir: str, seed: int) -> "TrainingArg
     values = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **trainer}
     if values.get("fsdp") and not isinstance(values.get("fsdp_config"), str):
         values["fsdp_config"] = {"cpu_ram_efficient_loading": True, **(values.get("fsdp_config") or {})}
+        # The others wait while the first process reads the model; half an hour is transformers' default.
+        values.setdefault("ddp_timeout", 24 * 3600)
     arguments = build(TrainingArguments, "trainer", values, output_dir=model_dir, seed=seed)
     # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
     arguments._n_gpu = min(1, arguments.n_gpu)

@@ -101,6 +101,8 @@ def load_model(
     if not place and not state.is_main_process and "quantization_config" not in arguments:
         return allocated(empty_model(arguments))
     given = {key: value for key, value in (placed or {}).items() if value is not None}
+    if torch.cuda.is_available():
+        check_shares(given)
     if given:
         arguments |= given
         # Without a device_map transformers passes over max_memory, and leaves the model on the CPU.
@@ -122,6 +124,11 @@ def load_model(
     except Exception as error:  # a damaged file can raise nearly anything
         if is_out_of_memory(error):
             raise InputError(f"model={model}: does not fit into memory; give quant=... or another model") from error
+        if "dispatched on the CPU or the disk" in str(error):
+            raise InputError(
+                f"model={model}: quantized, it does not fit on the GPU: give quant={{load_in_4bit: true}}, more GPUs "
+                "(CUDA_VISIBLE_DEVICES), or quant=null, with which a part stays on the CPU"
+            ) from error
         what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
         raise cannot_load(what, model, error) from error
     check_weights(model, report)
@@ -161,13 +168,20 @@ def can_quantize() -> bool:
     return torch.cuda.is_available()
 
 
-def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Where a model goes: on this process's own GPU if there is room for its weights, else spread over its share of the
-    GPUs. The arguments are those of `from_pretrained`, without a device_map. Raises InputError if there are more
-    processes than GPUs: NCCL may then hang."""
+def check_shares(placed: Mapping[str, object]) -> None:
+    """Raise InputError if there are more processes than GPUs, as NCCL may then hang; or if several processes are told
+    where a model goes, which would be the same GPUs for each."""
     count, launched = torch.cuda.device_count(), local_processes()
     if launched > count:
         raise InputError(f"{launched} processes, but GPUs: {count}; torchrun --nproc-per-node {count}")
+    if launched > 1 and placed:
+        raise InputError(f"{' and '.join(placed)}: leave out with several processes; each has its share of the GPUs")
+
+
+def on_cards(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Where a model goes: on this process's own GPU if there is room for its weights, else spread over its share of the
+    GPUs. The arguments are those of `from_pretrained`, without a device_map."""
+    count, launched = torch.cuda.device_count(), local_processes()
     # The first is this process's own, as accelerate has it, by which the Trainer and NCCL go. No other is looked at
     # before it must be: that takes some memory there.
     own, *others = range(processes().local_process_index, count, launched)
@@ -206,12 +220,16 @@ def allocated(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def weight_bytes(arguments: Mapping[str, object]) -> float:
-    """The memory of a model's weights, from its configuration alone; for a quantized model it is a little too high."""
-    weights = list(empty_model(arguments).parameters())
-    quant = arguments.get("quantization_config")
-    if getattr(quant, "load_in_4bit", False):
+    """The memory of a model's weights, from its configuration alone; for a quantized model, one that was saved so as
+    well, it is a little too high."""
+    model = empty_model(arguments)
+    weights = list(model.parameters())
+    quant = arguments.get("quantization_config") or getattr(model.config, "quantization_config", {})
+    quant = quant if isinstance(quant, dict) else quant.to_dict()
+    # Other methods than bitsandbytes say `bits`.
+    if quant.get("load_in_4bit") or quant.get("bits") == 4:
         size = 0.6
-    elif getattr(quant, "load_in_8bit", False):
+    elif quant.get("load_in_8bit") or quant.get("bits") == 8:
         size = 1.1
     else:
         size = weights[0].dtype.itemsize

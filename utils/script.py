@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from utils import runtime
 from utils.errors import InputError, is_out_of_memory, one_line, unknown_key, unwritten
 from utils.rules import Rule, plain_path
 from utils.runtime import (
@@ -232,6 +233,7 @@ def script(
                 except (Exception, KeyboardInterrupt) as error:
                     # A library may make an error of its own of the interrupt, as numpy does while it is imported.
                     if signalled or isinstance(error, KeyboardInterrupt):
+                        runtime.has_stopped = True
                         if is_speaker():
                             hint = "; resume=true continues from what was kept" if "resume" in rules else ""
                             print(f"{name}.py: stopped{hint}", file=sys.stderr)

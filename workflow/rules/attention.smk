@@ -24,6 +24,7 @@ rule attention:
     threads: of_size("threads")
     resources:
         **{key: of_size(key) for key in resources("attention") | resources("attention_small")},
+        gpu_jobs=1,
     shell:
         with_log(
             "{params.launcher} save_attention.py save_name={WORK}/attention_{wildcards.size}{wildcards.queries} {params.options}"

@@ -6,7 +6,8 @@ from workflow.table import asked_by
 SHOWN = "digests" if config.get("made_by") else "words"
 
 
-# All checkpoints of a run in one job; part p of n is the one after p n-ths of the budget.
+# All checkpoints of a run in one job; part p of n is the one after p n-ths of the budget. Each evaluation is a job of its
+# own, which loads the model again: evaluate.py asks in one way.
 rule evaluate:
     input:
         f"{WORK}/{{arm}}-{{seed}}{{rate}}.model",
@@ -28,6 +29,7 @@ rule evaluate:
     threads: needs(config, "evaluate")["threads"]
     resources:
         **resources("evaluate"),
+        gpu_jobs=1,
     shell:
         with_log(
             "{PYTHON} evaluate.py model_dir={input} output_dir={params.answers} {params.options} &&"
@@ -53,6 +55,7 @@ rule evaluate_untrained:
     threads: needs(config, "evaluate")["threads"]
     resources:
         **resources("evaluate"),
+        gpu_jobs=1,
     shell:
         with_log(
             "{PYTHON} evaluate.py output_dir={params.answers} {params.options} &&"

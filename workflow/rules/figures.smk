@@ -58,6 +58,8 @@ rule attention:
     params:
         options=lambda wildcards: overrides({"model": config[wildcards.size]}, config["save_attention"] or {}),
     threads: 1
+    resources:
+        gpu_jobs=1,
     shell:
         with_log(
             "{PYTHON} save_attention.py dataset={input.texts} queries=before_fields resume=true"

@@ -74,6 +74,7 @@ rule train:
     threads: needs(config, "train")["threads"]
     resources:
         **resources("train"),
+        gpu_jobs=1,
     shell:
         with_log(
             "read -r steps each rest < {input.budget} &&"
