@@ -151,7 +151,9 @@ def filled(text: str) -> str:
         if match[2].endswith(".csv"):
             table = {"methods": methods, "studies": studies}[match[3]]()
         else:
-            table = f"*{match[3]}*\n\n{section((ROOT / match[2]).read_text(encoding='utf-8'), match[3])}"
+            # Committed results have this name from before there were questions.
+            caption = re.sub("^paper", "paper (statements to be completed, not the paper's questions)", match[3])
+            table = f"*{caption}*\n\n{section((ROOT / match[2]).read_text(encoding='utf-8'), match[3])}"
         return f"{match[1]}\n{table}\n\n{match[4]}"
 
     return MARKED.sub(fill, text)
