@@ -22,7 +22,8 @@ picture: models
 # GPU_JOBS: where there is a GPU, how many jobs may use it at once (docs/gpus.md).
 TABLE ?= biographies_scratch
 GPU_JOBS ?= 1
-GPU ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
+# NVIDIA's devices (the last under WSL), unless CUDA_VISIBLE_DEVICES says which to use, or none.
+GPU ?= $(if $(filter undefined,$(origin CUDA_VISIBLE_DEVICES)),$(wildcard /dev/nvidia[0-9]* /usr/lib/wsl/lib/libcuda.so*),$(CUDA_VISIBLE_DEVICES))
 AT_ONCE = --cores $(shell nproc) $(if $(strip $(GPU)),--resources gpu_jobs=$(GPU_JOBS))
 tables: conf/tables/$(TABLE).yaml .venv/installed
 	.venv/bin/snakemake --configfile conf/tables/$(TABLE).yaml $(AT_ONCE) --forcerun tables

@@ -140,12 +140,18 @@ def test_the_weights_size_is_known_before_they_are_loaded(dtype, tiny_model, tmp
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 0.6),
         ({"quant_method": "gptq", "bits": 4}, 0.6),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.1),
+        ({"quant_method": "fp8"}, arguments_size := weight_bytes(arguments) / elements),
+        (None, arguments_size),
     ):
-        folder = shutil.copytree(tiny_model, tmp_path / f"{quant['quant_method']}-{size}")
+        folder = shutil.copytree(tiny_model, tmp_path / str(len(list(tmp_path.iterdir()))))
         config = json.loads((folder / "config.json").read_text()) | {"quantization_config": quant}
         (folder / "config.json").write_text(json.dumps(config))
         saved = arguments | {"pretrained_model_name_or_path": str(folder)}
         assert weight_bytes(saved) == pytest.approx(size * elements)
+        # transformers then leaves the argument out.
+        if quant and "load_in_8bit" in quant:
+            in_4_bit = saved | {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+            assert weight_bytes(in_4_bit) == weight_bytes(saved)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,7 @@ def test_a_quantized_model_that_does_not_fit_on_the_gpu_says_what_does(quantizer
 
     monkeypatch.setattr("utils.models.AutoModelForCausalLM.from_pretrained", load)
     with pytest.raises(
-        InputError, match=r"quantized, it does not fit on the GPU: give quant={load_in_4bit: true}, more GPUs"
+        InputError, match=r"quantized, it does not fit on the GPU: use 4 bit \(quant={load_in_4bit: true}\) if"
     ):
         load_model(str(tiny_model), quant=quant)
 

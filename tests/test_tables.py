@@ -510,7 +510,18 @@ def test_two_values_of_one_key_are_refused(clone, snakemake):
         said = snakemake("-n", name="twice", code=1)
     finally:
         (clone / "conf/tables/twice.yaml").unlink()
-    assert f"conf/tables/twice.yaml: line {line}: found duplicate key none\n" in said
+    assert f"conf/tables/twice.yaml: line {line}: duplicate key none\n" in said
+
+
+def test_keys_that_are_not_twice_in_one_place_are_no_duplicates(tmp_path):
+    written = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}\nd: [{x: 1}, {x: 1}]\n2: 1\n'2': 1\n"
+    (tmp_path / "table.yaml").write_text(written)
+    (tmp_path / "table.json").write_text('{\n\t"a": {"x": 1}\n}')
+    for path in [*tmp_path.iterdir(), *(ROOT / "conf").rglob("*.yaml")]:
+        check.check_unique_keys(path)
+    (tmp_path / "table.yaml").write_text("d: [{x: 1}, {\nx: 1, x: 2}]")
+    with pytest.raises(InputError, match="table.yaml: line 2: duplicate key x$"):
+        check.check_unique_keys(tmp_path / "table.yaml")
 
 
 @pytest.mark.parametrize(

@@ -633,6 +633,24 @@ def test_an_annotation_is_described_in_one_order(hint):
 
 
 @pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("loud"), "trainer.log_level=loud: the library does not know it"),
+        (ValueError("'LOUD' is not a level"), "trainer.log_level=loud: 'LOUD' is not a level"),
+        # It names an argument itself, quotes two, offers a choice, or quotes none.
+        (ValueError("log_level must not be 'loud'"), "trainer: log_level must not be 'loud'"),
+        (ValueError("'loud' and 'tensorboard'"), "trainer: 'loud' and 'tensorboard'"),
+        (ValueError("one of 'loud', 'quiet', got 5"), "trainer: one of 'loud', 'quiet', got 5"),
+        (ValueError("never in ['loud', 'quiet']"), "trainer: never in ['loud', 'quiet']"),
+        (ValueError("not so loud"), "trainer: not so loud"),
+    ],
+)
+def test_the_argument_whose_value_a_library_quotes_is_named(error, message):
+    given = {"log_level": "loud", "report_to": ["tensorboard"], "max_steps": 5, "run_name": ""}
+    assert str(arguments.refused(error, "trainer", given)) == message
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"+lora.init_lora_weights": "pissa"}, "^lora: init_lora_weights=pissa is not supported"),

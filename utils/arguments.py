@@ -53,11 +53,10 @@ def training_arguments(trainer: dict, model_dir: str, seed: int) -> "TrainingArg
     from transformers import TrainingArguments
 
     gpu = torch.cuda.is_available()
-    values = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, **trainer}
+    # Under FSDP the others wait while the first process reads the model: for half an hour by transformers' default.
+    values = {"use_cpu": not gpu, "dataloader_pin_memory": gpu, "ddp_timeout": 24 * 3600, **trainer}
     if values.get("fsdp") and not isinstance(values.get("fsdp_config"), str):
         values["fsdp_config"] = {"cpu_ram_efficient_loading": True, **(values.get("fsdp_config") or {})}
-        # The others wait while the first process reads the model; half an hour is transformers' default.
-        values.setdefault("ddp_timeout", 24 * 3600)
     arguments = build(TrainingArguments, "trainer", values, output_dir=model_dir, seed=seed)
     # With several GPUs in sight, one process would train on all of them at once, and its batch grow with their number.
     arguments._n_gpu = min(1, arguments.n_gpu)
@@ -96,19 +95,20 @@ def build(kind, key: str, values: dict, **fixed):
 
 def refused(error: Exception, key: str, values: dict) -> InputError:
     """What a library said of its arguments, in one line. It rarely names the argument: where it names none of them, but
-    quotes the value of some, these are named."""
+    quotes the value of one, and not in a list of choices, that one is named."""
     message = one_line(error)
+    outside_lists = re.sub(r"\[[^]]*\]|one of .*", "", message)
     quoted = [
         f"{key}.{name}={text}"
         for name, value in values.items()
         for text in (value if isinstance(value, list) else [value])
         if type(text) is str and text
-        if re.search(rf"(^|['\"`=])({re.escape(text)}|{re.escape(text.upper())})(['\"`, ]|$)", message)
+        if re.search(rf"(^|['\"`=])({re.escape(text)}|{re.escape(text.upper())})(['\"`, ]|$)", outside_lists)
     ]
-    if any(re.search(rf"\b{name}\b", message) for name in values):
+    if len(quoted) > 1 or any(re.search(rf"\b{name}\b", message) for name in values):
         quoted = []
     said = "the library does not know it" if isinstance(error, KeyError) and quoted else message
-    return InputError(f"{', '.join(quoted) or key}: {said}")
+    return InputError(f"{quoted[0] if quoted else key}: {said}")
 
 
 def check_arguments(kind, key: str, values: dict) -> dict:

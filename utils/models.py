@@ -98,11 +98,11 @@ def load_model(
         arguments["quantization_config"] = quantization
     elif quant is not None and state.is_main_process:
         print("no GPU: quant is ignored, and the model is loaded unquantized", flush=True)
-    if not place and not state.is_main_process and "quantization_config" not in arguments:
-        return allocated(empty_model(arguments))
     given = {key: value for key, value in (placed or {}).items() if value is not None}
     if torch.cuda.is_available():
         check_shares(given)
+    if not place and not state.is_main_process and "quantization_config" not in arguments:
+        return allocated(empty_model(arguments))
     if given:
         arguments |= given
         # Without a device_map transformers passes over max_memory, and leaves the model on the CPU.
@@ -126,8 +126,8 @@ def load_model(
             raise InputError(f"model={model}: does not fit into memory; give quant=... or another model") from error
         if "dispatched on the CPU or the disk" in str(error):
             raise InputError(
-                f"model={model}: quantized, it does not fit on the GPU: give quant={{load_in_4bit: true}}, more GPUs "
-                "(CUDA_VISIBLE_DEVICES), or quant=null, with which a part stays on the CPU"
+                f"model={model}: quantized, it does not fit on the GPU: use 4 bit (quant={{load_in_4bit: true}}) if "
+                "this was 8, a smaller model, or more GPUs (CUDA_VISIBLE_DEVICES=...)"
             ) from error
         what = "model" if attn_implementation is None else f"model with attn_implementation={attn_implementation}"
         raise cannot_load(what, model, error) from error
@@ -220,11 +220,14 @@ def allocated(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def weight_bytes(arguments: Mapping[str, object]) -> float:
-    """The memory of a model's weights, from its configuration alone; for a quantized model, one that was saved so as
-    well, it is a little too high."""
+    """The memory of a model's weights, from its configuration alone. For a model quantized in 8 or 4 bit it is a little
+    too high; other methods count as unquantized."""
     model = empty_model(arguments)
     weights = list(model.parameters())
-    quant = arguments.get("quantization_config") or getattr(model.config, "quantization_config", {})
+    # As transformers has it: a model that was saved quantized stays as it is, whatever the argument.
+    configs = model.config, model.config.get_text_config()
+    saved = next((found for each in configs if (found := getattr(each, "quantization_config", None))), None)
+    quant = saved or arguments.get("quantization_config") or {}
     quant = quant if isinstance(quant, dict) else quant.to_dict()
     # Other methods than bitsandbytes say `bits`.
     if quant.get("load_in_4bit") or quant.get("bits") == 4:

@@ -113,7 +113,7 @@ def is_speaker() -> bool:
 
 
 has_stopped = False
-"""Whether this process ends before its work is done: by `stop`, or by a signal."""
+"""Whether this process ends early: by `stop`, or by a signal."""
 
 
 def stop(name: str, message: str) -> None:

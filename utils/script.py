@@ -112,10 +112,9 @@ def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fi
     """What the user reads where Hydra could not make a configuration of the command line and the YAML files."""
     if isinstance(error, MissingConfigException):
         return f"{error.missing_cfg_file}: no such YAML file in {CONFIG_FOLDER}"
-    for file in (name, "shared"):
-        damaged = damage(CONFIG_FOLDER / f"{file}.yaml")
-        if damaged:
-            return f"conf/{file}.yaml: {damaged}"
+    damaged = damage(name) or damage("shared")
+    if damaged:
+        return damaged
     # Hydra's own words are those of its grammar.
     unread = getattr(error, "override", None) or next((given for given in sys.argv[1:] if given.startswith("=")), None)
     if unread:
@@ -140,15 +139,15 @@ def refused_by_hydra(error: BaseException, name: str, rules: dict[str, Rule], fi
     return str(unknown_key(key, rules, inner_keys(declared)))
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a YAML file by itself; None where it can be read."""
+def damage(name: str) -> str | None:
+    """What is wrong with a YAML file of conf/ by itself; None where it can be read."""
     try:
-        if not OmegaConf.is_dict(OmegaConf.load(path)):
-            return "must hold keys and values, not a list"
+        if not OmegaConf.is_dict(OmegaConf.load(CONFIG_FOLDER / f"{name}.yaml")):
+            return f"conf/{name}.yaml: must hold keys and values, not a list"
     except MarkedYAMLError as error:
-        return f"line {(error.problem_mark or error.context_mark).line + 1}: {error.problem}"
+        return f"conf/{name}.yaml: line {(error.problem_mark or error.context_mark).line + 1}: {error.problem}"
     except Exception as error:  # such as of bytes that are no text, or of a number alone
-        return f"can't be read: {one_line(error)}"
+        return f"conf/{name}.yaml: can't be read: {one_line(error)}"
     return None
 
 

@@ -5,7 +5,7 @@ Imports torch and transformers, which take seconds.
 
 import shutil
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -146,14 +146,9 @@ def train(
         if beginning.begun or is_out_of_memory(error):
             raise
         end_bar(beginning)
-        if unwritten(error):
-            raise InputError(unwritten(error)) from error
-        given = {
-            field.name: value
-            for field in fields(arguments)
-            if field.name != "output_dir" and (value := getattr(arguments, field.name)) != field.default
-        }
-        raise refused(error, "trainer", given) from error
+        if told := unwritten(error):
+            raise InputError(told) from error
+        raise refused(error, "trainer", beginning.settings["trainer"]) from error
 
 
 def end_bar(beginning: Beginning) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from data_augmentation import check_guidance
@@ -85,6 +86,23 @@ ARGUMENTS = {
     "trainer": ("transformers", "TrainingArguments"),
     "lora": ("peft", "LoraConfig"),
 }
+
+
+def check_unique_keys(path: Path) -> None:
+    """Raise InputError if a YAML file gives a key twice: Snakemake takes the last, and says nothing."""
+    try:
+        nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    except (OSError, ValueError, yaml.YAMLError):  # Snakemake has read it: a pipe, or JSON
+        return
+    for node in nodes:
+        if isinstance(node, yaml.MappingNode):
+            keys = [(key.tag, key.value) for key, _ in node.value]
+            for place, (key, _) in enumerate(node.value):
+                if keys[place] in keys[:place]:
+                    raise InputError(f"{path}: line {key.start_mark.line + 1}: duplicate key {key.value}")
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def check_table(config: dict) -> None:

@@ -73,8 +73,10 @@ def methods() -> str:
     study = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").set_index(["evaluation", "arm"])
     rows = []
     for method, arm in METHODS.items():
-        alpha, beta = paper.loc[("Llama 3 8B", arm, FIELDS[0])].iloc[0][["alpha", "beta"]]
-        row = {"trained on": method, "alpha, beta": ", ".join(f"{value}" for value in (alpha, beta) if value == value)}
+        given = paper.loc[("Llama 3 8B", arm, FIELDS[0])].iloc[0][["alpha", "beta"]].dropna()
+        row = {"trained on": method, "alpha, beta": ", ".join(map(str, given))}
+        if arm == "random":  # the scripts' alpha is the share that is kept
+            row["alpha, beta"] += " deleted"
         for field in FIELDS:
             published = paper.loc[("Llama 3 8B", arm, field)].set_index("measure")["published"]
             row[f"paper: {field}"] = both(published)
