@@ -435,7 +435,7 @@ def clone(workplace):
 def snakemake(clone, warm_python):
     """`make figures`, its first command."""
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "conf/figures.yaml" in line]
-    command = line.strip().replace("$(shell nproc)", "1").split()[1:]
+    command = line.strip().replace("$(AT_ONCE)", "--cores 1").split()[1:]
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(

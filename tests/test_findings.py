@@ -117,9 +117,8 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
 
 def test_the_difference_is_above_random_dropout_in_no_table():
     rows = [line.split("|") for line in readme.studies().splitlines()[2:]]
-    assert len(rows) == len(readme.STUDIES) == 8 and "[eight tables]" in (ROOT / "README.md").read_text(
-        encoding="utf-8"
-    )
+    first_page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert len(rows) == len(readme.STUDIES) == 8 and "[eight tables]" in first_page
     for _, table, *cells, _ in rows:
         for cell in cells[:2]:
             low, high = map(float, re.search(r"\[(\S+), (\S+)\]", cell).groups())
