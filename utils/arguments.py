@@ -29,9 +29,14 @@ POSITIVE = (
     "lora_alpha",
     "dataloader_prefetch_factor",
 )
-# What transformers' Trainer takes for random if it is anything else.
-SAMPLING = ("random", "sequential", "group_by_length", "batch_rebalance")
 BELOW_1 = ("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout")
+
+# In place of the library's annotations: that of fsdp is still of its older form, and the Trainer takes any other text
+# than these for random.
+NARROWER = {
+    "fsdp": bool | None,
+    "train_sampling_strategy": typing.Literal["random", "sequential", "group_by_length", "batch_rebalance"],
+}
 
 WORDS = {
     int: "a whole number",
@@ -116,15 +121,12 @@ def check_arguments(kind, key: str, values: dict) -> dict:
     dataclass does not know, or that can't be meant."""
     checked = dict(values)
     known = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    # The annotation of fsdp is still that of its older form.
-    hints = typing.get_type_hints(kind) | {"fsdp": bool | None}
+    hints = typing.get_type_hints(kind) | NARROWER
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{key}: {unknown_key(name, known)}")
         if not fits(value, hints[name]):
             raise InputError(f"{key}.{name}={value}: must be {described(hints[name])}")
-        if name == "train_sampling_strategy" and value not in SAMPLING:
-            raise InputError(f"{key}.{name}={value}: must be one of {', '.join(SAMPLING)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if float not in alternatives(hints[name]):
                 checked[name] = int(value)
