@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import yaml
 
 from tests.conftest import ROOT
@@ -96,23 +97,55 @@ def test_the_difference_after_all_epochs():
         assert re.search(rf"\| `{arm}`[^|]*\| {re.escape(cells)}", PAGE), (arm, cells)
 
 
+def numbers(words: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", words)]
+
+
 def test_the_seeds_and_the_budget_of_paper_qwen():
     table = "paper_qwen_0.5b"
     config = config_of(table)
+    section = PAGE[PAGE.index("## Close to the paper's protocol") : PAGE.index("## The same with controls")]
 
-    def by_seed(arm: str, checkpoint: int) -> np.ndarray:
+    def of_seeds(arm: str, measure: str, checkpoint: int = 2) -> np.ndarray:
         folders = [
             f"{run_of(arm, seed, config['learning_rates'][0])}/questions/{checkpoint}" for seed in config["seeds"]
         ]
-        people = reported(config)
-        return np.array([read_scores(ROOT / "results" / table, each, people)["exact_match"].mean() for each in folders])
+        return np.array(
+            [read_scores(ROOT / "results" / table, each, reported(config))[measure].mean() for each in folders]
+        )
 
+    def beginning(arm: str) -> float:
+        folders = folders_of(table, f"questions, {OTHERS}")[arm]
+        rows = pd.concat(read_answers(ROOT / "results" / table, folder, reported(config)) for folder in folders)
+        return 100 * np.mean([said.startswith(gold) for said, gold in zip(rows["prediction"], rows["answer"])])
+
+    five = r"(-?[\d.]+, -?[\d.]+, -?[\d.]+, -?[\d.]+ and -?[\d.]+)"
+    fell = 0
     for arm in config["arms"]:
-        half, full = by_seed(arm, 1), by_seed(arm, 2)
-        seeds = re.search(rf"([\d.]+), ([\d.]+) and ([\d.]+)(?: %)? \(`{arm}`\)", PAGE)
-        assert [float(number) for number in seeds.groups()] == pytest.approx(full, abs=0.0501), arm
-        rise = re.search(rf"([\d.]+) to ([\d.]+)(?: %)? \(`{arm}`\)", PAGE)
-        assert [float(number) for number in rise.groups()] == pytest.approx([half.mean(), full.mean()], abs=0.0501), arm
+        half, full = of_seeds(arm, "exact_match", 1), of_seeds(arm, "exact_match")
+        fell += (full < half).sum()
+        seeds = re.search(rf"{five}(?: %)? \(`{arm}`\)", section)
+        assert numbers(seeds[1]) == pytest.approx(full, abs=0.0501), arm
+        rise = re.search(rf"([\d.]+ to [\d.]+)(?: %)? \(`{arm}`\)", section)
+        assert numbers(rise[1]) == pytest.approx([half.mean(), full.mean()], abs=0.0501), arm
+        begins = re.search(rf"begin with the gold answer:[^:]*?([\d.]+)(?: %)? \(`{arm}`\)", section)
+        assert float(begins[1]) == pytest.approx(beginning(arm), abs=0.0501), arm
+    assert fell == 2 and "Two of the 25 runs fell" in section
+
+    minus = {
+        measure: of_seeds("difference", measure) - of_seeds("attention", measure)
+        for measure in ("exact_match", "f1", "log_likelihood")
+    }
+    for measure, before in (
+        ("exact_match", "and less with each seed: "),
+        ("log_likelihood", "own attention with each seed: "),
+        ("f1", r"\[-17.7, -4.7\], with each seed: "),
+    ):
+        said = re.search(before + five, section)
+        assert numbers(said[1]) == pytest.approx(minus[measure], abs=0.0501), measure
+        assert (minus[measure] < 0).all()
+    low, high = scipy.stats.ttest_1samp(minus["exact_match"], 0).confidence_interval()
+    assert f"over these five numbers alone, which is not in the protocol, gives [{low:.1f}, {high:.1f}]" in section
 
 
 def test_the_difference_is_above_random_dropout_in_no_table():

@@ -149,7 +149,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     monkeypatch.setattr(paper, "MODELS", {name: model})
     monkeypatch.setattr(paper, "PARAGRAPHS", {})
     config = PAPERS[name] | {"arms": {arm: PAPERS[name]["arms"][arm] for arm in paper.TABLES[2][0]}, "against": []}
-    config["reported"] = 40
+    config["reported"], config["seeds"] = 40, [1, 2, 3]
     (tmp_path / "tables").mkdir()
     (tmp_path / f"tables/{name}.yaml").write_text(yaml.safe_dump(config))
     results, random = tmp_path / name, np.random.default_rng(0)
