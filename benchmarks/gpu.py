@@ -46,7 +46,7 @@ LLAMA_3_8B = {
 TINY = LLAMA_3_8B | {"vocab_size": 6000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
-# GB of the card: the weights take 16, all that is measured takes 44.
+# GB of the card: the weights take 16, all that is measured takes some 30.
 LEAST_MEMORY = 20
 
 # Texts: how many tokens each, and how many of them.
