@@ -104,7 +104,7 @@ def numbers(words: str) -> list[float]:
 def test_the_seeds_and_the_budget_of_paper_qwen():
     table = "paper_qwen_0.5b"
     config = config_of(table)
-    section = PAGE[PAGE.index("## Close to the paper's protocol") : PAGE.index("## The same with controls")]
+    section = PAGE[PAGE.index("## Close to the paper's protocol") : PAGE.index("## The same with six controls")]
 
     def of_seeds(arm: str, measure: str, checkpoint: int = 2) -> np.ndarray:
         folders = [
@@ -114,10 +114,16 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
             [read_scores(ROOT / "results" / table, each, reported(config))[measure].mean() for each in folders]
         )
 
-    def beginning(arm: str) -> float:
-        folders = folders_of(table, f"questions, {OTHERS}")[arm]
-        rows = pd.concat(read_answers(ROOT / "results" / table, folder, reported(config)) for folder in folders)
-        return 100 * np.mean([said.startswith(gold) for said, gold in zip(rows["prediction"], rows["answer"])])
+    def beginning(arm: str) -> np.ndarray:
+        """Whether answers begin with the gold answer, in per cent: seeds, people."""
+        rows = []
+        for folder in folders_of(table, f"questions, {OTHERS}")[arm]:
+            answers = read_answers(ROOT / "results" / table, folder, reported(config))
+            begins = [
+                said.startswith(gold) for said, gold in zip(answers["prediction"], answers["answer"], strict=True)
+            ]
+            rows.append(100 * answers.assign(begins=begins).groupby("name", sort=True)["begins"].mean())
+        return np.array(rows)
 
     five = r"(-?[\d.]+, -?[\d.]+, -?[\d.]+, -?[\d.]+ and -?[\d.]+)"
     fell = 0
@@ -129,7 +135,7 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
         rise = re.search(rf"([\d.]+ to [\d.]+)(?: %)? \(`{arm}`\)", section)
         assert numbers(rise[1]) == pytest.approx([half.mean(), full.mean()], abs=0.0501), arm
         begins = re.search(rf"begin with the gold answer:[^:]*?([\d.]+)(?: %)? \(`{arm}`\)", section)
-        assert float(begins[1]) == pytest.approx(beginning(arm), abs=0.0501), arm
+        assert float(begins[1]) == pytest.approx(beginning(arm).mean(), abs=0.0501), arm
     assert fell == 2 and "Two of the 25 runs fell" in section
 
     minus = {
@@ -144,8 +150,23 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
         said = re.search(before + five, section)
         assert numbers(said[1]) == pytest.approx(minus[measure], abs=0.0501), measure
         assert (minus[measure] < 0).all()
-    low, high = scipy.stats.ttest_1samp(minus["exact_match"], 0).confidence_interval()
-    assert f"over these five numbers alone, which is not in the protocol, gives [{low:.1f}, {high:.1f}]" in section
+
+    for one, other, words in (
+        ("difference", "attention", "the interval of `difference` minus `attention` is"),
+        ("attention", "none", "of `attention` minus plain texts"),
+        ("attention", "random", "of `attention` minus random dropout"),
+    ):
+        over_seeds = of_seeds(one, "exact_match") - of_seeds(other, "exact_match")
+        low, high = scipy.stats.ttest_1samp(over_seeds, 0).confidence_interval()
+        assert f"{words} [{low:.1f}, {high:.1f}]" in section
+    for one, other, words in (
+        ("difference", "attention", "By this count the difference is below attention, "),
+        ("difference", "shuffled", "below `shuffled`, "),
+        ("attention", "none", "attention minus plain texts is +"),
+    ):
+        apart = beginning(one) - beginning(other)
+        low, high = intervals.interval(apart)
+        assert f"{words}{apart.mean():.1f} [{low:.1f}, {high:.1f}]" in section
 
 
 def test_the_difference_is_above_random_dropout_in_no_table():
