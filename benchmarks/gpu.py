@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests import tiny
 from utils import answers, biography, questions
-from utils.artifacts import write_json
+from utils.artifacts import commit, write_json
 from utils.errors import one_line
 from utils.model_source import quiet_transformers
 from utils.received_attention import ReceivedAttention
@@ -51,7 +52,7 @@ LEAST_MEMORY = 20
 
 # Texts: how many tokens each, and how many of them.
 TEXTS = ((57, 35), (1024, 2), (4096, 1), (32768, 1))
-# All layers' maps of 4,096 tokens would take 34 GB, and again as much to sum them.
+# All layers' maps of 4,096 tokens would take 34 GB, and four times as much as `all_maps` sums them.
 LONGEST_PLAIN = 1024
 
 # Further lengths, each of which is read twice.
@@ -273,6 +274,7 @@ def answers_by_batch(figures: Figures, model: PreTrainedModel, people: int) -> N
         list(answers.greedy_answers(model, tokenizer, texts, golds, limit, batch_tokens))
         list(answers.choice_log_likelihoods(model, tokenizer, texts, [one.choices for one in asked], batch_tokens))
 
+    answer(BATCHES[0])  # what is set up once
     for batch_tokens in BATCHES:
         what = f"evaluation in batches of {batch_tokens:,} tokens"
         started = time.perf_counter()
@@ -343,6 +345,8 @@ def main() -> None:
     figures = Figures(given.figures)
     figures.note("card", torch.cuda.get_device_name() if GPU else "none", "")
     figures.note("torch", torch.__version__, "")
+    figures.note("transformers", transformers.__version__, "")
+    figures.note("commit", commit() or "none", "")
     figures.part(ceilings, *((256, 10**6) if given.tiny else (8192, 4 * 10**9)))
     shape, shrink = (TINY, 16) if given.tiny else (LLAMA_3_8B, 1)
     model = random_model(shape)

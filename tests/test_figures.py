@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoModelForCausalLM
 
 import save_attention
@@ -263,9 +264,9 @@ def test_the_bars_are_the_shares():
     words = ["at", "in"]
     figure = figures.composition(ranks.shares(toy(), words).query("attention == 'large'"), words, "A title")
     panels = {panel.get_title(): panel for panel in figure.axes}
-    assert list(panels) == [f"query: before the {field}" for field in FIELDS]
+    assert list(panels) == [f"before the {field}" for field in FIELDS]
     none = [0.0] * 6
-    assert heights(panels["query: before the date"]) == {
+    assert heights(panels["before the date"]) == {
         "<name>": [0, 50, 0, 50, *none],
         "<city>": [0, 0, 0, 50, *none],
         "at": [50, 50, 50, 0, *none],
@@ -273,7 +274,7 @@ def test_the_bars_are_the_shares():
         "other words": [50, 0, 0, 0, *none],
         "no token": [0, 0, 0, 0, *[100.0] * 6],
     }
-    assert heights(panels["query: before the city"]) == {}
+    assert heights(panels["before the city"]) == {}
     (legend,) = figure.legends
     # As they are stacked, from above.
     named = [text.get_text() for text in legend.get_texts()]
@@ -481,6 +482,37 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
             assert (made / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8"), name
         assert (committed / name).stat().st_size < 300_000, name
     assert "made with a different small, models/qwen2.5-coder-0.5b" in snakemake("-n", "--config", "small=x", code=1)
+
+
+def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
+    """In points at the page's width, and nothing beyond the edge."""
+    results = tmp_path / "results/figures"
+    shutil.copytree(ROOT / "results/figures", results)
+    config = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))
+    for table in config["tables"]:
+        (tmp_path / "results" / table).mkdir()
+        for path in files_of(ROOT / "results" / table):
+            shutil.copy(path, tmp_path / "results" / table)
+    monkeypatch.chdir(ROOT)
+    drawn, save = {}, figures.save
+
+    def measure(figure, path):
+        figure.canvas.draw()
+        edge = figure.bbox
+        for text in figure.findobj(matplotlib.text.Text):
+            extent = text.get_window_extent()
+            if text.get_text() and text.get_visible() and extent.width:
+                assert text.get_fontsize() >= figures.SMALLEST_TYPE, text
+                assert edge.x0 <= extent.x0 and extent.x1 <= edge.x1, text
+                assert edge.y0 <= extent.y0 and extent.y1 <= edge.y1, text
+        save(figure, path)
+        drawn[path.name] = Image.open(path)
+
+    monkeypatch.setattr(figures, "save", measure)
+    figures.figures(config, results)
+    assert len(drawn) == 4
+    for picture in drawn.values():
+        assert picture.width / picture.info["dpi"][0] == pytest.approx(figures.WIDTH, abs=0.01)
 
 
 def test_a_text_without_the_field_is_named_by_its_row(tmp_path):

@@ -124,7 +124,7 @@ def test_nccl_writes_the_dump_of_a_plain_run(run, workplace, folder):
 
 
 def test_training_in_8_bit_falls_goes_on_and_is_asked(run, workplace, folder):
-    """The YAML's default; asked on the base model unquantized and quantized."""
+    """The YAML's default; asked in bfloat16, on the base model unquantized and quantized."""
     if GPU:
         pytest.importorskip("bitsandbytes", reason="make gpu-requirements")
     options = "trainer.logging_steps=1 trainer.save_strategy=steps +trainer.save_steps=10 model_dir=in_8_bit"
@@ -133,8 +133,9 @@ def test_training_in_8_bit_falls_goes_on_and_is_asked(run, workplace, folder):
     assert statistics.mean(map(float, losses[-5:])) < float(losses[0])
     assert "30 steps" in run(f"{command} trainer.max_steps=30 resume=true").stdout
     found = []
+    asked = "people=2 shots=1 dtype=bfloat16 model_dir=in_8_bit/checkpoint-30"
     for name, quant in (("plain", "null"), ("quantized", "{load_in_8bit:true}")):
-        run(f"python evaluate.py model_dir=in_8_bit/checkpoint-30 people=2 shots=1 output_dir={name} quant={quant}")
+        run(f"python evaluate.py {asked} output_dir={name} quant={quant}")
         metrics = json.loads((workplace / name / "metrics.json").read_text())
         found.append(metrics["average"]["log_likelihood"])
     assert found[0] == pytest.approx(found[1], rel=0.05)

@@ -182,7 +182,8 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     assert f"/ {np.mean(scores_by_seed):.2f} [{low:.2f}, {high:.2f}]" in (tmp_path / "paper/table2.md").read_text()
     how = (
         "\n- Qwen2.5-Coder 0.5B: 3 seeds; 40 of 60 people reported; epochs: 10 (plain: 30); checkpoints: 2; learning "
-        "rates: 0.0005; attention: qwen2.5-coder-0.5b; difference: qwen2.5-coder-1.5b minus qwen2.5-coder-0.5b.\n"
+        "rates: 0.0005; attention: qwen2.5-coder-0.5b; difference: qwen2.5-coder-1.5b minus qwen2.5-coder-0.5b; "
+        "made on: cuda a card.\n"
     )
     assert all(how in (tmp_path / f"paper/table{number}.md").read_text() for number in (1, 2))
     assert pd.isna(row["published"])
@@ -304,6 +305,6 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
     paper.main(Path("tables"), Path("results"), Path("paper"))
     assert f"{single}: 1 of random's 6 results are missing, so it counts as not run; to make" in capsys.readouterr().out
     (row,) = [
-        line for line in Path("paper/table3.md").read_text().splitlines() if "SmolLM2" in line and "random" in line
+        line for line in Path("paper/table3.md").read_text().splitlines() if "| SmolLM2" in line and "random" in line
     ]
     assert row.count("–") == 6

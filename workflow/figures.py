@@ -57,7 +57,13 @@ CONDITION_TITLES = {"plain": "texts as they are", "text_first": "“Text: ” pu
 
 # Of Figure 1: ours in colour, the paper's in grey.
 OURS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]
-PAPERS = [("#ABABAB", "o:"), ("#5F5F5F", "o-"), ("#ABABAB", "D:"), ("#5F5F5F", "D-")]
+PAPERS = ["o:", "o-", "D-.", "D--"]
+
+# Inches: the width of a page's text, so that the type stays as large in print as it is set here.
+WIDTH = 7.0
+SMALLEST_TYPE = 7
+TYPE = {"font.size": SMALLEST_TYPE, "axes.titlesize": 8, "figure.titlesize": 9, "hatch.linewidth": 0.6}
+DPI = 300
 
 
 def looks(words: list[str]) -> dict[str, Look]:
@@ -68,17 +74,20 @@ def looks(words: list[str]) -> dict[str, Look]:
 def save(figure, path: Path) -> None:
     """For print; in 64 colours, which is a third of the bytes and looks the same."""
     with whole_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=150, bbox_inches="tight")
-        Image.open(aside).convert("RGB").quantize(64).save(aside, format="png", optimize=True)
+        figure.savefig(aside, format="png", dpi=DPI)
+        Image.open(aside).convert("RGB").quantize(64).save(aside, format="png", optimize=True, dpi=(DPI, DPI))
     pyplot.close(figure)
 
 
+@pyplot.rc_context(TYPE)
 def composition(shares: pd.DataFrame, words: list[str], title: str):
     """The figure: a row for each condition, a panel for each field, a stacked bar for each rank."""
     thing_looks = looks(words)
     conditions = list(dict.fromkeys(shares["condition"]))
-    size = (11, 2.6 * len(conditions) + 0.5)
-    figure, panels = pyplot.subplots(len(conditions), len(FIELDS), figsize=size, squeeze=False, sharey=True)
+    size = (WIDTH, 1.9 * len(conditions) + 1.6)
+    figure, panels = pyplot.subplots(
+        len(conditions), len(FIELDS), figsize=size, squeeze=False, sharey=True, layout="constrained"
+    )
     drawn = {}
     for row, condition in zip(panels, conditions, strict=True):
         for panel, field in zip(row, FIELDS, strict=True):
@@ -103,16 +112,16 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
                 )
                 drawn.setdefault(thing, bars)
                 bottom += table.loc[thing].to_numpy()
-            panel.set_xticks(range(1, RANKS + 1))
-            panel.tick_params(labelsize=8, pad=2)
+            panel.set_xticks(range(1, RANKS + 1), [str(rank) if rank % 3 == 1 else "" for rank in range(1, RANKS + 1)])
+            panel.tick_params(pad=2)
             panel.set_xlim(0.4, RANKS + 0.6)
             panel.set_ylim(0, 100)
         row[0].set_ylabel(f"{CONDITION_TITLES[condition]}\nshare of the people, %")
     for panel, field in zip(panels[0], FIELDS, strict=True):
-        panel.set_title(f"query: before the {field}", fontsize=9.5)
+        panel.set_title(f"before the {field}")
     for panel in panels[-1]:
-        panel.set_xlabel("rank (1: highest)", fontsize=9)
-    figure.suptitle(title, fontsize=12)
+        panel.set_xlabel("rank (1: highest)")
+    figure.suptitle(title)
     # As they are stacked, the lowest last.
     shown = [thing for thing in reversed(thing_looks) if thing in drawn]
     names = [
@@ -122,15 +131,13 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
     figure.legend(
         [drawn[thing] for thing in shown],
         names,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
+        loc="outside lower center",
         title="the rank is held by",
-        alignment="left",
+        ncols=6,
         handleheight=1.7,
         handlelength=2.4,
         frameon=False,
     )
-    figure.tight_layout()
     return figure
 
 
@@ -177,9 +184,10 @@ def paper_scores(apart: dict[str, float]) -> list[dict]:
     ]
 
 
+@pyplot.rc_context(TYPE)
 def against_distance(ours: list[dict], papers: list[dict]):
     """Figure 1: a panel for each measure, a line a model."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True)
+    figure, panels = pyplot.subplots(1, 2, figsize=(WIDTH, 4.0), sharex=True, sharey=True, layout="constrained")
     handles = {}
     for panel, measure in zip(panels, ("exact_match", "f1"), strict=True):
         for rows, kinds in ((papers, PAPERS), (ours, OURS)):
@@ -188,8 +196,8 @@ def against_distance(ours: list[dict], papers: list[dict]):
                 points = [row for row in rows if (row["line"], row["measure"]) == (line, measure)]
                 x, y = ([row[key] for row in points] for key in ("words_from_name", "mean"))
                 if rows is papers:
-                    colour, style = kinds[number % len(kinds)]
-                    (handles[line],) = panel.plot(x, y, style, color=colour, markersize=4, label=line)
+                    style = kinds[number % len(kinds)]
+                    (handles[line],) = panel.plot(x, y, style, color="#5F5F5F", linewidth=1, markersize=3, label=line)
                     continue
                 colour, marker = kinds[number % len(kinds)]
                 # An interval by bootstrap may lie beside its mean by rounding.
@@ -198,7 +206,7 @@ def against_distance(ours: list[dict], papers: list[dict]):
                     [max(row["high"] - row["mean"], 0.0) for row in points],
                 ]
                 handles[line] = panel.errorbar(
-                    x, y, yerr=spread, color=colour, marker=marker, linewidth=2, capsize=3, label=line
+                    x, y, yerr=spread, color=colour, marker=marker, markersize=4, linewidth=2, capsize=2, label=line
                 )
         panel.set_title(MEASURES[measure][0].removesuffix(", %"), fontweight="bold")
         panel.set_ylim(-3, 103)
@@ -207,12 +215,13 @@ def against_distance(ours: list[dict], papers: list[dict]):
         top = panel.secondary_xaxis("top")
         top.set_xticks(list(distance.values()), list(distance), rotation=40, ha="left", rotation_mode="anchor")
     panels[0].set_ylabel("per cent, with 95 % intervals")
-    figure.supxlabel(
-        "words between the name and the field (the paper's scores at the distances of our texts)", fontsize=10
+    for panel in panels:
+        panel.set_xlabel("words between the name and the field")
+    figure.suptitle(
+        "Figure 1: what is answered right after plain fine-tuning, by the field's distance from the name\n"
+        "Ours: means over seeds and reported people. The paper's scores stand at the distances of our texts."
     )
-    figure.suptitle("Figure 1: what is answered right after plain fine-tuning, by the field's distance from the name")
-    figure.legend(handles.values(), handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.tight_layout()
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -222,7 +231,9 @@ def percent(row) -> str:
 
 def page(top: pd.DataFrame, names: dict[str, str]) -> str:
     """figures.md: the table that counts the name."""
-    written = "# Figures 2 and 3: the name among the first three\n"
+    written = (
+        "# Figures 2 and 3: the name among the first three\n\nIn brackets: 95 % intervals, by bootstrap over people.\n"
+    )
     for condition in dict.fromkeys(top["condition"]):
         condition_rows = top[top["condition"] == condition]
         rows = {}
@@ -244,12 +255,15 @@ def figures(config: dict, results: Path) -> None:
     names = {size: Path(config[size]).name for size in ("small", "large")}
     names["difference"] = f"{names['large']} minus {names['small']}"
     shares = ranks.shares(found, words)
-    people = f"mean over layers and heads; {found['text'].nunique()} people"
+    people = (
+        f"mean over layers and heads; {found['text'].nunique()} people; a special token that is fed first is not ranked"
+    )
+    attends = f"what the token just before a fact attends to\n{people}"
     titles = {
-        "small": f"Figure 2, small model ({names['small']})\nWhat the token just before a fact attends to; {people}",
-        "large": f"Figure 2, large model ({names['large']})\nWhat the token just before a fact attends to; {people}",
-        "difference": f"Figure 3, the difference ({names['difference']})\n"
-        f"What the token just before a fact attends to more in the large than in the small model; {people}",
+        "small": f"Figure 2, small model ({names['small']}): {attends}",
+        "large": f"Figure 2, large model ({names['large']}): {attends}",
+        "difference": f"Figure 3, the difference ({names['difference']}):\n"
+        f"what the token just before a fact attends to more in the large than in the small model\n{people}",
     }
     for attention, name in (("small", "figure_2_small"), ("large", "figure_2_large"), ("difference", "figure_3")):
         figure = composition(shares[shares["attention"] == attention], words, titles[attention])

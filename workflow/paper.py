@@ -63,7 +63,8 @@ BIOGRAPHIES_EXPLAINED = (
     "people themselves, as the paper seems to do (*chosen on the reported*: too high). Alpha and beta are the paper's, "
     "and of a model that it does not have those of its Llama 3 8B; random deletes with probability alpha. The people "
     "and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in both of our tables; "
-    "the paper's numbers of it differ between the two. –: not run, or not in the paper."
+    "the paper's numbers of it differ between the two. The weights of Qwen2.5-Coder and SmolLM2 come from quantized "
+    "files. –: not run, or not in the paper."
 )
 
 PARAGRAPHS_EXPLAINED = (
@@ -76,7 +77,7 @@ PARAGRAPHS_EXPLAINED = (
     "choose. Alpha and beta are the paper's, and of a model that it does not have those of most of its models; random "
     "deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many and which it has, it does "
     "not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented things, which no model has read "
-    "of. –: not run, or not in the paper."
+    "of. The weights of Qwen2.5-Coder and SmolLM2 come from quantized files. –: not run, or not in the paper."
 )
 
 EXPLAINED = {1: BIOGRAPHIES_EXPLAINED, 2: BIOGRAPHIES_EXPLAINED, 3: PARAGRAPHS_EXPLAINED}
@@ -103,14 +104,17 @@ def unfinished(tables: Path, results: Path) -> list[str]:
         lacking = sorted(set(runs(config)) - records.keys())
         if lacking and (results / table / "table.md").exists():
             found.append(table)
-            made_on = sorted({one["device"] for one in records.values() if "device" in one})
-            where = (
-                f"; the others were made on: {', '.join(made_on)}; on another machine digits differ" if made_on else ""
-            )
+            made_on = devices(records)
+            where = f"; the others were made on: {made_on}; on another machine digits differ" if made_on else ""
             print(
                 f"{table}: results missing: {len(lacking)} ({lacking[0]} ...), made again here{where}", file=sys.stderr
             )
     return found
+
+
+def devices(records: dict[str, dict]) -> str:
+    """What a study's runs were made on, such as cpu."""
+    return ", ".join(sorted({one["device"] for one in records.values() if "device" in one}))
 
 
 def our_scores(config: dict, results: Path) -> dict[tuple, dict[str, float]]:
@@ -155,14 +159,15 @@ def how_run(config: dict, results: Path) -> str:
     """For people to read: how a table was run."""
     names = MODELS | {table: ", ".join(both) for table, both in PARAGRAPHS.items()}
     (evaluation,) = config["evaluations"]
-    count = next(iter(read_study(results).answers.values()))["name"].nunique()
+    study = read_study(results)
+    count = next(iter(study.answers.values()))["name"].nunique()
     large, small = (Path(config[size]).name for size in ("large", "small"))
     own = large if dump_of(config, "attention", config["seeds"][0]) == "attention_large" else small
     return (
         f"{names[config['table']]}: {len(config['seeds'])} seeds; {config['reported']} of {count} "
         f"{asked_about(config, evaluation)} reported; epochs: {config['epochs']} (plain: {epochs_of(config, 'none')}); "
         f"checkpoints: {config['checkpoints']}; learning rates: {', '.join(map(str, rates_of(config)))}; attention: "
-        f"{own}; difference: {large} minus {small}."
+        f"{own}; difference: {large} minus {small}; made on: {devices(study.records)}."
     )
 
 
@@ -252,11 +257,12 @@ def number_and_interval(row: dict, column: str, digits: int) -> str:
 
 
 def latex(readable: pd.DataFrame, caption: str, short: str) -> str:
-    """As wide as the page, which needs the package graphicx; its rules need booktabs."""
+    """As wide as the page; the first line says which packages it needs."""
     caption = caption.replace("*", "").translate(LATEX)
     table = readable.to_latex(index=False, escape=True, caption=(caption, short))
     begin, end = r"\begin{tabular}", r"\end{tabular}"
-    return table.replace(begin, rf"\resizebox{{\textwidth}}{{!}}{{{begin}").replace(end, f"{end}}}")
+    table = table.replace(begin, rf"\resizebox{{\textwidth}}{{!}}{{{begin}").replace(end, f"{end}}}")
+    return f"% Needs \\usepackage{{booktabs,graphicx}}\n{table}"
 
 
 def main(tables: Path, results: Path, output: Path) -> None:
