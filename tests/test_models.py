@@ -1,6 +1,7 @@
 """A model's files hold just the weights that it has, or are refused by the name of the first that does not fit."""
 
 import json
+import os
 import shutil
 
 import accelerate
@@ -59,6 +60,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
+def test_the_tests_hide_the_gpu():
+    """All but those of the GPU: conftest.py."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_weights_that_do_not_fit_are_refused_by_name(kind, folder, capfd):
     changes, message = WRONG[kind]
     change(folder, **changes)

@@ -394,6 +394,25 @@ def test_every_table_can_be_planned(clone, snakemake, path):
             assert re.search("^contrast +2$", planned, re.MULTILINE)
 
 
+def test_the_documented_slurm_command_asks_for_gpus_where_a_model_is_loaded(clone, warm_python):
+    page = (ROOT / "docs/gpus.md").read_text(encoding="utf-8")
+    (typed,) = re.findall(r"^HF_HUB_OFFLINE=1 snakemake (--profile (?:.*\\\n)+.*)$", page, re.MULTILINE)
+    command = [warm_python, SNAKEMAKE, *shlex.split(typed.replace("\\\n", " ")), "-n"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources: (.*)", done.stdout, re.MULTILINE)
+    on_gpus = {"attention", "train", "evaluate", "evaluate_untrained"}
+    assert {rule for rule, _ in jobs} > on_gpus
+    for rule, asked in jobs:
+        resources = dict(one.split("=", 1) for one in asked.split(", "))
+        assert resources["slurm_account"] == "ACCOUNT"
+        assert int(resources["runtime"]) > 0 and int(resources["mem_mb"]) > 0
+        assert resources["nodes"] == "1"
+        assert resources["slurm_partition"] == ("gpu" if rule in on_gpus else "cpu"), rule
+        assert ("gpu" in resources) == (rule in on_gpus), rule
+        assert ("gpu_model" in resources) == (rule == "attention"), rule
+
+
 @pytest.mark.parametrize("path", [path for path in TABLES if "made_by" in read(path)], ids=lambda path: path.stem)
 def test_paragraphs_that_are_not_there_are_made_by_the_tables_command(path, tmp_path, monkeypatch):
     config = read(path)
