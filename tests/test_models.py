@@ -60,11 +60,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_the_tests_hide_the_gpu():
-    """All but those of the GPU: conftest.py."""
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-
-
 def test_weights_that_do_not_fit_are_refused_by_name(kind, folder, capfd):
     changes, message = WRONG[kind]
     change(folder, **changes)
@@ -305,3 +300,8 @@ def test_an_adapter_beside_a_whole_model_is_said(tiny_model, folder, capsys):
     get_peft_model(load_model(str(tiny_model)), LoraConfig(target_modules="all-linear")).save_pretrained(folder)
     load_model(str(folder))
     assert capsys.readouterr().out == f"{folder} holds an adapter and a whole model; the adapter is used\n"
+
+
+def test_the_tests_hide_the_gpu():
+    """All but those of the GPU: conftest.py."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
