@@ -70,7 +70,7 @@ test-browser: .venv/installed
 chaos: .venv/installed
 	.venv/bin/python -m tests.chaos
 
-# What only a GPU shows, right or wrong and how fast: some 8 minutes; the benchmark takes some 30 GB of its memory (benchmarks/README.md).
+# Correctness and speed on a GPU: some 8 minutes; the benchmark takes some 30 GB of GPU memory (benchmarks/README.md).
 gpu: gpu-requirements
 	.venv/bin/python -m pytest -m gpu -rs --numprocesses 8 --dist worksteal tests/test_gpu.py; tests=$$?; \
 	.venv/bin/python benchmarks/gpu.py gpu_out/figures.json && exit $$tests

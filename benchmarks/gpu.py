@@ -52,7 +52,7 @@ LEAST_MEMORY = 20
 
 # Texts: how many tokens each, and how many of them.
 TEXTS = ((57, 35), (1024, 2), (4096, 1), (32768, 1))
-# All layers' maps of 4,096 tokens would take 34 GB, and four times as much as `all_maps` sums them.
+# All layers' maps of 4,096 tokens would take 34 GB; the way `all_maps` sums them takes four times that.
 LONGEST_PLAIN = 1024
 
 # Further lengths, each of which is read twice.

@@ -485,7 +485,7 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
 
 
 def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
-    """In points at the page's width, and nothing beyond the edge."""
+    """At the page's width no type is below the smallest size in points, and no text runs over the edge."""
     results = tmp_path / "results/figures"
     shutil.copytree(ROOT / "results/figures", results)
     config = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))

@@ -115,7 +115,7 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
         )
 
     def beginning(arm: str) -> np.ndarray:
-        """Whether answers begin with the gold answer, in per cent: seeds, people."""
+        """The share of answers that begin with the gold answer, in per cent: a row a seed, a column a person."""
         rows = []
         for folder in folders_of(table, f"questions, {OTHERS}")[arm]:
             answers = read_answers(ROOT / "results" / table, folder, reported(config))
@@ -144,8 +144,8 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
     }
     for measure, before in (
         ("exact_match", "and less with each seed: "),
-        ("log_likelihood", "own attention with each seed: "),
-        ("f1", r"\[-17.7, -4.7\], with each seed: "),
+        ("log_likelihood", "By log-likelihood it is below `attention` with each seed: "),
+        ("f1", r"\[-17.7, -4.7\], and with each seed: "),
     ):
         said = re.search(before + five, section)
         assert numbers(said[1]) == pytest.approx(minus[measure], abs=0.0501), measure
@@ -153,16 +153,16 @@ def test_the_seeds_and_the_budget_of_paper_qwen():
 
     for one, other, words in (
         ("difference", "attention", "the interval of `difference` minus `attention` is"),
-        ("attention", "none", "of `attention` minus plain texts"),
-        ("attention", "random", "of `attention` minus random dropout"),
+        ("attention", "none", "that of `attention` minus `none`"),
+        ("attention", "random", "that of `attention` minus `random`"),
     ):
         over_seeds = of_seeds(one, "exact_match") - of_seeds(other, "exact_match")
         low, high = scipy.stats.ttest_1samp(over_seeds, 0).confidence_interval()
         assert f"{words} [{low:.1f}, {high:.1f}]" in section
     for one, other, words in (
-        ("difference", "attention", "By this count the difference is below attention, "),
+        ("difference", "attention", "By this count `difference` is below `attention`, "),
         ("difference", "shuffled", "below `shuffled`, "),
-        ("attention", "none", "attention minus plain texts is +"),
+        ("attention", "none", "`attention` minus `none` is +"),
     ):
         apart = beginning(one) - beginning(other)
         low, high = intervals.interval(apart)

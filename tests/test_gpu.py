@@ -124,7 +124,7 @@ def test_nccl_writes_the_dump_of_a_plain_run(run, workplace, folder):
 
 
 def test_training_in_8_bit_falls_goes_on_and_is_asked(run, workplace, folder):
-    """The YAML's default; asked in bfloat16, on the base model unquantized and quantized."""
+    """8 bit is the YAML's default. The adapter is asked in bfloat16, on the base model unquantized and quantized."""
     if GPU:
         pytest.importorskip("bitsandbytes", reason="make gpu-requirements")
     options = "trainer.logging_steps=1 trainer.save_strategy=steps +trainer.save_steps=10 model_dir=in_8_bit"

@@ -303,5 +303,5 @@ def test_an_adapter_beside_a_whole_model_is_said(tiny_model, folder, capsys):
 
 
 def test_the_tests_hide_the_gpu():
-    """All but those of the GPU: conftest.py."""
+    """All tests but the GPU's own; conftest.py does it."""
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -218,8 +218,8 @@ def against_distance(ours: list[dict], papers: list[dict]):
     for panel in panels:
         panel.set_xlabel("words between the name and the field")
     figure.suptitle(
-        "Figure 1: what is answered right after plain fine-tuning, by the field's distance from the name\n"
-        "Ours: means over seeds and reported people. The paper's scores stand at the distances of our texts."
+        "Figure 1: scores after plain fine-tuning, by the field's distance from the name\n"
+        "Ours: means over seeds and reported people. The paper's scores are drawn at the distances of our texts."
     )
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -255,9 +255,7 @@ def figures(config: dict, results: Path) -> None:
     names = {size: Path(config[size]).name for size in ("small", "large")}
     names["difference"] = f"{names['large']} minus {names['small']}"
     shares = ranks.shares(found, words)
-    people = (
-        f"mean over layers and heads; {found['text'].nunique()} people; a special token that is fed first is not ranked"
-    )
+    people = f"mean over layers and heads; {found['text'].nunique()} people; a special token at the start is not ranked"
     attends = f"what the token just before a fact attends to\n{people}"
     titles = {
         "small": f"Figure 2, small model ({names['small']}): {attends}",

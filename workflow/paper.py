@@ -57,27 +57,28 @@ NOT_RUN = "–"
 TITLES = {1: "Table 1: after plain fine-tuning", 2: "Table 2: biographies", 3: "Table 3: paragraphs"}
 
 BIOGRAPHIES_EXPLAINED = (
-    "Exact match / F1, from 0 to 1. *Published*: the paper's number. Ours: the mean over seeds and reported people, in "
-    "brackets its 95 % interval by bootstrap over both together; the checkpoint (and the learning rate, if there were "
-    "several) was chosen for each arm on people who are not reported (*chosen on the others*), and on the reported "
-    "people themselves, as the paper seems to do (*chosen on the reported*: too high). Alpha and beta are the paper's, "
-    "and of a model that it does not have those of its Llama 3 8B; random deletes with probability alpha. The people "
-    "and the questions' wording are ours, not the paper's. Plain fine-tuning is the same runs in both of our tables; "
-    "the paper's numbers of it differ between the two. The weights of Qwen2.5-Coder and SmolLM2 come from quantized "
-    "files. –: not run, or not in the paper."
+    "Exact match / F1, from 0 to 1. *Published*: the paper's number. Ours: the mean over seeds and reported people, "
+    "in brackets its 95 % interval by bootstrap over both together; the checkpoint (and the learning rate, if there "
+    "were several) was chosen for each arm on people who are not reported (*chosen on the others*), and on the "
+    "reported people themselves, as the paper seems to do (*chosen on the reported*: too high). Alpha and beta are "
+    "the paper's; for a model that the paper does not have, they are those of its Llama 3 8B. Random deletes with "
+    "probability alpha. The people and the questions' wording are ours, not the paper's. Both of our tables have the "
+    "same runs of plain fine-tuning; the paper's numbers for it differ between its two. The weights of Qwen2.5-Coder "
+    "and SmolLM2 come from quantized files. –: not run, or not in the paper."
 )
 
 PARAGRAPHS_EXPLAINED = (
-    "Exact match (EM) and F1, from 0 to 1, of all questions about paragraphs that were trained on, asked without them. "
-    "*Published*: the paper's number. Ours: the mean over the questions of a paragraph, then over the reported "
+    "Exact match (EM) and F1, from 0 to 1, of all questions about paragraphs that were trained on, asked without "
+    "them. *Published*: the paper's number. Ours: the mean over the questions of a paragraph, then over the reported "
     "paragraphs and the seeds, so that each paragraph counts alike; in brackets its 95 % interval by bootstrap over "
     "paragraphs and seeds together. The checkpoint (and the learning rate, if there were several) was chosen for each "
     "arm on paragraphs that are not reported (*chosen on the others*), and on the reported ones themselves, as the "
-    "paper seems to do (*chosen on the reported*: too high); if that is empty there was one checkpoint, and nothing to "
-    "choose. Alpha and beta are the paper's, and of a model that it does not have those of most of its models; random "
-    "deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many and which it has, it does "
-    "not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented things, which no model has read "
-    "of. The weights of Qwen2.5-Coder and SmolLM2 come from quantized files. –: not run, or not in the paper."
+    "paper seems to do (*chosen on the reported*: too high); if that is empty there was one checkpoint, and nothing "
+    "to choose. Alpha and beta are the paper's; for a model that the paper does not have, they are those of most of "
+    "its models. Random deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many and "
+    "which it has, it does not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented things, "
+    "which no model has read of. The weights of Qwen2.5-Coder and SmolLM2 come from quantized files. –: not run, or "
+    "not in the paper."
 )
 
 EXPLAINED = {1: BIOGRAPHIES_EXPLAINED, 2: BIOGRAPHIES_EXPLAINED, 3: PARAGRAPHS_EXPLAINED}
@@ -113,7 +114,7 @@ def unfinished(tables: Path, results: Path) -> list[str]:
 
 
 def devices(records: dict[str, dict]) -> str:
-    """What a study's runs were made on, such as cpu."""
+    """The devices that a study's runs were made on, such as cpu."""
     return ", ".join(sorted({one["device"] for one in records.values() if "device" in one}))
 
 
