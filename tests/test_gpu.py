@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tests.test_received_attention import random_texts, slow
+from tests.test_received_attention import random_texts, slow, with_soft_caps
 from utils import received_attention
 from utils.models import load_model
 from utils.received_attention import ReceivedAttention
@@ -63,11 +63,12 @@ def test_in_bfloat16_received_attention_is_near_the_definition(architecture):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "gpt2"])
 def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, monkeypatch):
-    """Padded; grouped key heads, windows, and neither."""
+    """Padded; grouped key heads, soft caps, windows, and none of them."""
     sizes = {"gpt2": {"n_embd": 128, "n_positions": 4096}}.get(architecture, {"head_dim": 32, "sliding_window": 200})
-    model = tiny.model(architecture, **sizes).to(DEVICE, dtype)
+    model = with_soft_caps(1.0, **sizes) if architecture == "gemma2" else tiny.model(architecture, **sizes)
+    model.to(DEVICE, dtype)
     monkeypatch.setitem(received_attention.FUSED_LENGTH, DEVICE, 1024)
     texts = random_texts([1500 if GPU else 1030, 1100 if GPU else 400])
     receive = ReceivedAttention(model)

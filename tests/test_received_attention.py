@@ -1,12 +1,21 @@
 """Received attention against the slow definition: eager attention, all layers' maps, a loop over tokens."""
 
 import gc
+import math
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, DogeConfig, Gemma2Config, GptOssConfig, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    DogeConfig,
+    Gemma2Config,
+    GptOssConfig,
+    MambaConfig,
+    PreTrainedModel,
+)
 
 from tests import tiny
 from utils import received_attention
@@ -170,19 +179,22 @@ def test_blocks_of_queries_change_nothing(architecture, is_softmax, mask_element
     assert set(receive.is_softmax.values()) == {is_softmax}
 
 
-def test_softmax_attention_is_the_formula():
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_softmax_attention_is_the_formula(softcap):
     """Grouped queries, and a mask that leaves out the keys that every query looks at."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 6, 5, 8, generator=generator)
     key, value = torch.randn(2, 2, 2, 9, 8, generator=generator)
     mask = torch.zeros(2, 1, 5, 9)
     mask[1, :, 2:, 4] = mask[:, :, 1, 6:] = -1e30
-    output, weights = received_attention.softmax_attention(query, key, value, mask[..., 4:], 4, 0.3)
+    output, weights = received_attention.softmax_attention(query, key, value, mask[..., 4:], 4, 0.3, softcap)
     for text in range(2):
         for head in range(6):
             head_keys, head_values = key[text, head // 3], value[text, head // 3]
             for place in range(5):
                 scores = torch.tensor([0.3 * float((query[text, head, place] * one).sum()) for one in head_keys])
+                if softcap:
+                    scores = torch.tensor([softcap * math.tanh(float(score) / softcap) for score in scores])
                 scores += mask[text, 0, place]
                 powers = torch.exp(scores - scores.max())
                 # Sums of eight products, and of nine weights, in float32.
@@ -191,17 +203,36 @@ def test_softmax_attention_is_the_formula():
                 torch.testing.assert_close(output[text, place, head], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Gemma2Config(vocab_size=600, **tiny.SIZES, **tiny.GROUPED, sliding_window=8, attn_logit_softcapping=0.01),
-        GptOssConfig(vocab_size=600, **tiny.SIZES, **tiny.GROUPED, sliding_window=8, num_local_experts=4),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_what_is_not_a_plain_softmax_stays_the_models_own(config, monkeypatch):
-    """Soft caps and sinks: by their arguments, and by the check of the first positions alone."""
+def with_soft_caps(cap: float, **options) -> PreTrainedModel:
+    """A tiny Gemma 2 whose scores are far beyond its cap; the options are of its configuration."""
+    sizes = tiny.SIZES | tiny.GROUPED | {"sliding_window": 8} | options
+    config = Gemma2Config(vocab_size=600, **sizes, attn_logit_softcapping=cap, query_pre_attn_scalar=1)
     torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(50)
+    return model
+
+
+def test_scores_with_soft_caps_are_a_softmax_of_what_is_capped():
+    texts = random_texts([40, 3])
+    found = {}
+    for cap in (1.0, 5.0):
+        model = with_soft_caps(cap)
+        found[cap] = [slow(model, ids, include_self=False) for ids in texts]
+        receive = ReceivedAttention(model)
+        for received, defined in zip(receive.texts(texts), found[cap], strict=True):
+            np.testing.assert_allclose(received, defined, rtol=RELATIVE, atol=1e-9)
+        assert set(receive.is_softmax.values()) == {True}
+    # The caps matter.
+    assert np.abs(found[1.0][0] - found[5.0][0]).max() > 0.1 * found[5.0][0].max()
+
+
+def test_attention_with_sinks_stays_the_models_own(monkeypatch):
+    """By their argument, and by the check of the first positions alone."""
+    torch.manual_seed(0)
+    config = GptOssConfig(vocab_size=600, **tiny.SIZES, **tiny.GROUPED, sliding_window=8, num_local_experts=4)
     model = AutoModelForCausalLM.from_config(config).eval()
     texts = random_texts([40, 3])
     expected = [slow(model, ids, include_self=False) for ids in texts]
@@ -338,9 +369,9 @@ def fused(monkeypatch) -> list[bool]:
 
 # Torch's FlexAttention computes on a CPU what its kernels compute on a GPU.
 @pytest.mark.parametrize("include_self", [False, True])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "qwen3", "gpt2", "deepseek_v3"])
 def test_fused_attention_agrees_with_the_slow_definition(architecture, include_self, fused):
-    model = tiny.model(architecture)
+    model = with_soft_caps(1.0) if architecture == "gemma2" else tiny.model(architecture)
     texts = random_texts([40, 3, 17, 9])
     expected = [slow(model, ids, include_self) for ids in texts]
     receive = ReceivedAttention(model, include_self)

@@ -3,8 +3,9 @@ is ever written to its memory.
 
     sum over queries i of A[i, j] = exp(logsumexp over i of (s[i, j] - lse[i]))
 
-where s are the scaled scores and lse[i] = logsumexp over j of s[i, j], which attention's kernel has anyway. So the sums
-are the log-sum-exp of a second attention, in which keys and queries change places.
+where s are the scaled scores (capped, where the model caps them) and lse[i] = logsumexp over j of s[i, j], which
+attention's kernel has anyway. So the sums are the log-sum-exp of a second attention, in which keys and queries change
+places.
 """
 
 import functools
@@ -40,20 +41,31 @@ def block_masks(looks: Rule, counted: torch.Tensor, groups: int, include_self: b
 
 
 def fused_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, masks: tuple[BlockMask, BlockMask], scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    masks: tuple[BlockMask, BlockMask],
+    scaling: float,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output [batch, T, heads, size] and float32 [batch, T]: what each key receives, summed over heads and the
-    queries that count; from [batch, heads, T, size] and twice [batch, key heads, T, size]."""
+    queries that count; from [batch, heads, T, size] and twice [batch, key heads, T, size]. softcap: scores are
+    softcap * tanh(score / softcap)."""
     attend = compiled(flex_attention, query.device.type)
     (batch, heads, _, size), key_heads = query.shape, key.shape[1]
     options = {"scale": scaling, "return_aux": AuxRequest(lse=True)}
-    output, aux = attend(query, key, value, block_mask=masks[0], enable_gqa=heads != key_heads, **options)
+
+    def capped(score, *_):
+        return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+    same = {"block_mask": masks[0], "score_mod": None if softcap is None else capped}
+    output, aux = attend(query, key, value, enable_gqa=heads != key_heads, **same, **options)
     grouped = query.reshape(batch, key_heads, -1, size)
     lse = aux.lse.reshape(batch, key_heads, -1)
     unused = value.new_zeros(*grouped.shape[:3], VALUE_SIZE)
 
     def share(score, of, head, key, index):
-        return score - lse[of, head, index]
+        return capped(score) - lse[of, head, index]
 
     _, aux = attend(key, grouped, unused, score_mod=share, block_mask=masks[1], **options)
     # A key that nobody looks at has a sum of exp(-inf).

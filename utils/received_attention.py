@@ -8,8 +8,8 @@ layers alone count, it is over these.
 The maps A are never held: transformers calls `ReceivedAttention._attend` in place of a layer's attention, which
 sums the columns of one block of queries after the other, so memory does not grow with the number of layers, nor
 with the square of a text's length. A block's attention weights come from `softmax_attention`, which is faster than
-the model's own eager attention, where both give the same on a layer's first positions; otherwise (soft caps, sinks
-and the like) from the model's own, so that they are what the model does, not what we think it does. On a GPU the sums
+the model's own eager attention, where both give the same on a layer's first positions; otherwise (sinks and the
+like) from the model's own, so that they are what the model does, not what we think it does. On a GPU the sums
 of a long text come from `fused_attention`, without blocks, in each layer in which they were the same once.
 """
 
@@ -47,7 +47,7 @@ than what they do."""
 
 CHECKED_POSITIONS = 32
 
-UNUSUAL = ("softcap", "s_aux")
+UNUSUAL = ("s_aux",)
 """Arguments that make attention something else than a softmax, though perhaps not visibly so on the first positions."""
 
 
@@ -114,17 +114,26 @@ class BlockMask:
 
 
 def softmax_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, skipped: int, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    skipped: int,
+    scaling: float,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output [batch, queries, heads, size] and float32 weights [batch, heads, queries, keys] of plain attention,
     softmax(scaling * q k^T + mask) v, from [batch, heads, queries, size] and twice [batch, key heads, keys, size].
 
-    The mask leaves out the first `skipped` keys, which every query looks at.
+    The mask leaves out the first `skipped` keys, which every query looks at. softcap: before the mask, scores become
+    softcap * tanh(score / softcap).
     """
     batch, heads, queries, size = query.shape
     # Queries with one key head form one matrix, so that keys need no repeating.
     grouped = query.reshape(batch * key.shape[1], -1, size)
-    scores = torch.bmm(grouped, key.flatten(0, 1).transpose(1, 2)).float().mul_(scaling)
+    scores = torch.bmm(grouped, key.flatten(0, 1).transpose(1, 2)).float().mul_(scaling / (softcap or 1))
+    if softcap is not None:
+        scores.tanh_().mul_(softcap)
     scores = scores.view(batch, heads, queries, -1)
     scores[..., skipped:] += mask
     weights = torch.softmax(scores, dim=-1)
@@ -282,7 +291,8 @@ class ReceivedAttention:
             block = query[:, :, start:end], key[:, :, first_key:last_key], value[:, :, first_key:last_key]
             place = (first_key, last_key, start, end, query.dtype, query.device)
             if self.is_softmax[module]:
-                output, weights = softmax_attention(*block, *mask.masked_part(*place), kwargs["scaling"])
+                scores = kwargs["scaling"], kwargs.get("softcap")
+                output, weights = softmax_attention(*block, *mask.masked_part(*place), *scores)
             else:
                 output, weights = own_attention(module, *block, mask(*place), kwargs)
             outputs.append(output)
@@ -304,7 +314,7 @@ class ReceivedAttention:
             return None
         try:
             masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
-            return fused_attention(query, key, value, masks, kwargs["scaling"])
+            return fused_attention(query, key, value, masks, kwargs["scaling"], kwargs.get("softcap"))
         except Exception as error:  # a compiler fails in many ways
             if is_out_of_memory(error):
                 raise
@@ -341,7 +351,7 @@ class ReceivedAttention:
             self.is_softmax[module] = usual and all(
                 bool((ours.float() - theirs.float()).abs().mean() <= 1e-5 * theirs.float().abs().mean())
                 for ours, theirs in zip(
-                    softmax_attention(*first, *mask.masked_part(*place), kwargs["scaling"]),
+                    softmax_attention(*first, *mask.masked_part(*place), kwargs["scaling"], kwargs.get("softcap")),
                     own_attention(module, *first, mask(*place), kwargs),
                     strict=True,
                 )
