@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -139,3 +140,8 @@ def test_without_plus_signs_the_configuration_is_the_same(command):
         with_plus = compose(script.removesuffix(".py"), overrides)
         without = compose(script.removesuffix(".py"), [override.removeprefix("+") for override in overrides])
     assert with_plus == without
+
+
+def test_the_tests_hide_the_gpu():
+    """All tests but the GPU's own; conftest.py does it."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -485,7 +485,7 @@ def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
 
 
 def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
-    """At the page's width no type is below the smallest size in points, and no text runs over the edge."""
+    """At the page's width no type is below 7 points, and no text runs over the edge."""
     results = tmp_path / "results/figures"
     shutil.copytree(ROOT / "results/figures", results)
     config = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))
@@ -502,7 +502,7 @@ def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
         for text in figure.findobj(matplotlib.text.Text):
             extent = text.get_window_extent()
             if text.get_text() and text.get_visible() and extent.width:
-                assert text.get_fontsize() >= figures.SMALLEST_TYPE, text
+                assert text.get_fontsize() >= 7, text
                 assert edge.x0 <= extent.x0 and extent.x1 <= edge.x1, text
                 assert edge.y0 <= extent.y0 and extent.y1 <= edge.y1, text
         save(figure, path)
@@ -512,7 +512,7 @@ def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
     figures.figures(config, results)
     assert len(drawn) == 4
     for picture in drawn.values():
-        assert picture.width / picture.info["dpi"][0] == pytest.approx(figures.WIDTH, abs=0.01)
+        assert picture.width / picture.info["dpi"][0] == pytest.approx(7.0, abs=0.01)
 
 
 def test_a_text_without_the_field_is_named_by_its_row(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tests.test_received_attention import random_texts, slow, with_soft_caps
+from tests.test_received_attention import random_texts, slow
 from utils import received_attention
 from utils.models import load_model
 from utils.received_attention import ReceivedAttention
@@ -67,8 +67,7 @@ def test_in_bfloat16_received_attention_is_near_the_definition(architecture):
 def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, monkeypatch):
     """Padded; grouped key heads, soft caps, windows, and none of them."""
     sizes = {"gpt2": {"n_embd": 128, "n_positions": 4096}}.get(architecture, {"head_dim": 32, "sliding_window": 200})
-    model = with_soft_caps(1.0, **sizes) if architecture == "gemma2" else tiny.model(architecture, **sizes)
-    model.to(DEVICE, dtype)
+    model = tiny.model(architecture, **sizes).to(DEVICE, dtype)
     monkeypatch.setitem(received_attention.FUSED_LENGTH, DEVICE, 1024)
     texts = random_texts([1500 if GPU else 1030, 1100 if GPU else 400])
     receive = ReceivedAttention(model)
@@ -80,6 +79,19 @@ def test_long_texts_are_fused_and_give_what_blocks_give(architecture, dtype, mon
         np.testing.assert_allclose(fused, checked, rtol=1e-4, atol=1e-8)
         # In bfloat16 the blocks' scores are rounded to a 256th.
         assert np.abs(fused - blocks).mean() <= (0.02 if dtype == torch.bfloat16 else 1e-4) * blocks.mean()
+
+
+def test_two_models_of_different_soft_caps_are_fused(monkeypatch):
+    """In one process: a compiled kernel holds the cap that it was compiled for."""
+    monkeypatch.setitem(received_attention.FUSED_LENGTH, DEVICE, 300)
+    texts = random_texts([400])
+    for cap in (50.0, 1.0, 3.0):
+        model = tiny.model("gemma2", head_dim=32, attn_logit_softcapping=cap)
+        expected = slow(model, texts[0], include_self=False)
+        receive = ReceivedAttention(model.to(DEVICE))
+        for _ in range(2):
+            np.testing.assert_allclose(receive.texts(texts)[0], expected, rtol=1e-4, atol=1e-8)
+        assert receive.is_fused and all(receive.is_fused.values())
 
 
 @pytest.mark.skipif(not GPU, reason="a processor has nothing to wait for")

@@ -1,7 +1,6 @@
 """A model's files hold just the weights that it has, or are refused by the name of the first that does not fit."""
 
 import json
-import os
 import shutil
 
 import accelerate
@@ -300,8 +299,3 @@ def test_an_adapter_beside_a_whole_model_is_said(tiny_model, folder, capsys):
     get_peft_model(load_model(str(tiny_model)), LoraConfig(target_modules="all-linear")).save_pretrained(folder)
     load_model(str(folder))
     assert capsys.readouterr().out == f"{folder} holds an adapter and a whole model; the adapter is used\n"
-
-
-def test_the_tests_hide_the_gpu():
-    """All tests but the GPU's own; conftest.py does it."""
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -183,7 +183,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     how = (
         "\n- Qwen2.5-Coder 0.5B: 3 seeds; 40 of 60 people reported; epochs: 10 (plain: 30); checkpoints: 2; learning "
         "rates: 0.0005; attention: qwen2.5-coder-0.5b; difference: qwen2.5-coder-1.5b minus qwen2.5-coder-0.5b; "
-        "made on: cuda a card.\n"
+        "trained and asked on: cuda a card.\n"
     )
     assert all(how in (tmp_path / f"paper/table{number}.md").read_text() for number in (1, 2))
     assert pd.isna(row["published"])

@@ -11,10 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     DogeConfig,
-    Gemma2Config,
     GptOssConfig,
     MambaConfig,
-    PreTrainedModel,
 )
 
 from tests import tiny
@@ -203,30 +201,11 @@ def test_softmax_attention_is_the_formula(softcap):
                 torch.testing.assert_close(output[text, place, head], expected, rtol=1e-5, atol=1e-6)
 
 
-def with_soft_caps(cap: float, **options) -> PreTrainedModel:
-    """A tiny Gemma 2 whose scores are far beyond its cap; the options are of its configuration."""
-    sizes = tiny.SIZES | tiny.GROUPED | {"sliding_window": 8} | options
-    config = Gemma2Config(vocab_size=600, **sizes, attn_logit_softcapping=cap, query_pre_attn_scalar=1)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.q_proj.weight.mul_(50)
-    return model
-
-
-def test_scores_with_soft_caps_are_a_softmax_of_what_is_capped():
-    texts = random_texts([40, 3])
-    found = {}
-    for cap in (1.0, 5.0):
-        model = with_soft_caps(cap)
-        found[cap] = [slow(model, ids, include_self=False) for ids in texts]
-        receive = ReceivedAttention(model)
-        for received, defined in zip(receive.texts(texts), found[cap], strict=True):
-            np.testing.assert_allclose(received, defined, rtol=RELATIVE, atol=1e-9)
-        assert set(receive.is_softmax.values()) == {True}
-    # The caps matter.
-    assert np.abs(found[1.0][0] - found[5.0][0]).max() > 0.1 * found[5.0][0].max()
+def test_soft_caps_matter():
+    """Of tiny's Gemma 2, whose values other tests compare with the definition's."""
+    (ids,) = random_texts([40])
+    capped, higher = (slow(tiny.model("gemma2", attn_logit_softcapping=cap), ids, False) for cap in (1.0, 5.0))
+    assert np.abs(capped - higher).max() > 0.1 * higher.max()
 
 
 def test_attention_with_sinks_stays_the_models_own(monkeypatch):
@@ -371,7 +350,7 @@ def fused(monkeypatch) -> list[bool]:
 @pytest.mark.parametrize("include_self", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "qwen3", "gpt2", "deepseek_v3"])
 def test_fused_attention_agrees_with_the_slow_definition(architecture, include_self, fused):
-    model = with_soft_caps(1.0) if architecture == "gemma2" else tiny.model(architecture)
+    model = tiny.model(architecture)
     texts = random_texts([40, 3, 17, 9])
     expected = [slow(model, ids, include_self) for ids in texts]
     receive = ReceivedAttention(model, include_self)

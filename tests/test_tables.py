@@ -403,6 +403,7 @@ def test_the_documented_slurm_command_asks_for_gpus_where_a_model_is_loaded(clon
     jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources: (.*)", done.stdout, re.MULTILINE)
     on_gpus = {"attention", "train", "evaluate", "evaluate_untrained"}
     assert {rule for rule, _ in jobs} > on_gpus
+    assert len(jobs) == len(re.findall(r"^(?:local)?rule \w+:$", done.stdout, re.MULTILINE))
     for rule, asked in jobs:
         resources = dict(one.split("=", 1) for one in asked.split(", "))
         assert resources["slurm_account"] == "ACCOUNT"

@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     BambaConfig,
     DeepseekV3Config,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -30,6 +31,15 @@ GROUPED = {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 5
 
 ARCHITECTURES = {
     "llama": lambda vocabulary: LlamaConfig(vocab_size=vocabulary, **SIZES, **GROUPED),
+    # Caps its scores, some of which are far beyond the cap.
+    "gemma2": lambda vocabulary: Gemma2Config(
+        vocab_size=vocabulary,
+        **SIZES,
+        **GROUPED,
+        sliding_window=8,
+        attn_logit_softcapping=1.0,
+        query_pre_attn_scalar=1,
+    ),
     "gemma3": lambda vocabulary: Gemma3TextConfig(
         vocab_size=vocabulary,
         **SIZES,

@@ -58,8 +58,8 @@ def fused_attention(
     def capped(score, *_):
         return score if softcap is None else softcap * torch.tanh(score / softcap)
 
-    same = {"block_mask": masks[0], "score_mod": None if softcap is None else capped}
-    output, aux = attend(query, key, value, enable_gqa=heads != key_heads, **same, **options)
+    grouping = {"enable_gqa": heads != key_heads}
+    output, aux = attend(query, key, value, score_mod=capped, block_mask=masks[0], **grouping, **options)
     grouped = query.reshape(batch, key_heads, -1, size)
     lse = aux.lse.reshape(batch, key_heads, -1)
     unused = value.new_zeros(*grouped.shape[:3], VALUE_SIZE)
@@ -80,4 +80,6 @@ def compiled(function: Callable, device: str) -> Callable:
     # Each kind of layer has kernels of its own, and so has a text alone beside several. Past torch's limit of eight it
     # would go on without compilation, in silence.
     torch._dynamo.config.recompile_limit = 64
+    # A soft cap is part of a kernel: made a variable, as the second value of one would be, it can't be compiled.
+    torch._dynamo.config.specialize_float = True
     return torch.compile(function)

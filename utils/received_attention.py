@@ -123,17 +123,18 @@ def softmax_attention(
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output [batch, queries, heads, size] and float32 weights [batch, heads, queries, keys] of plain attention,
-    softmax(scaling * q k^T + mask) v, from [batch, heads, queries, size] and twice [batch, key heads, keys, size].
+    softmax(capped(scaling * q k^T) + mask) v, from [batch, heads, queries, size] and twice [batch, key heads, keys,
+    size].
 
-    The mask leaves out the first `skipped` keys, which every query looks at. softcap: before the mask, scores become
-    softcap * tanh(score / softcap).
+    The mask leaves out the first `skipped` keys, which every query looks at. capped(score) is
+    softcap * tanh(score / softcap), and the score itself if softcap is None.
     """
     batch, heads, queries, size = query.shape
     # Queries with one key head form one matrix, so that keys need no repeating.
     grouped = query.reshape(batch * key.shape[1], -1, size)
-    scores = torch.bmm(grouped, key.flatten(0, 1).transpose(1, 2)).float().mul_(scaling / (softcap or 1))
+    scores = torch.bmm(grouped, key.flatten(0, 1).transpose(1, 2)).float().mul_(scaling)
     if softcap is not None:
-        scores.tanh_().mul_(softcap)
+        scores.div_(softcap).tanh_().mul_(softcap)
     scores = scores.view(batch, heads, queries, -1)
     scores[..., skipped:] += mask
     weights = torch.softmax(scores, dim=-1)
@@ -141,6 +142,11 @@ def softmax_attention(
     # Values may differ in size from queries and keys (multi-head latent attention).
     output = torch.bmm(grouped_weights, value.flatten(0, 1)).view(batch, heads, queries, -1)
     return output.transpose(1, 2), weights
+
+
+def scaled_by(kwargs: dict) -> tuple[float, float | None]:
+    """scaling and softcap, from what a layer gives its attention."""
+    return kwargs["scaling"], kwargs.get("softcap")
 
 
 def own_attention(
@@ -291,8 +297,7 @@ class ReceivedAttention:
             block = query[:, :, start:end], key[:, :, first_key:last_key], value[:, :, first_key:last_key]
             place = (first_key, last_key, start, end, query.dtype, query.device)
             if self.is_softmax[module]:
-                scores = kwargs["scaling"], kwargs.get("softcap")
-                output, weights = softmax_attention(*block, *mask.masked_part(*place), *scores)
+                output, weights = softmax_attention(*block, *mask.masked_part(*place), *scaled_by(kwargs))
             else:
                 output, weights = own_attention(module, *block, mask(*place), kwargs)
             outputs.append(output)
@@ -314,7 +319,7 @@ class ReceivedAttention:
             return None
         try:
             masks = mask.for_fused(self.queries.to(query.device), query.shape[1] // key.shape[1], self.include_self)
-            return fused_attention(query, key, value, masks, kwargs["scaling"], kwargs.get("softcap"))
+            return fused_attention(query, key, value, masks, *scaled_by(kwargs))
         except Exception as error:  # a compiler fails in many ways
             if is_out_of_memory(error):
                 raise
@@ -351,7 +356,7 @@ class ReceivedAttention:
             self.is_softmax[module] = usual and all(
                 bool((ours.float() - theirs.float()).abs().mean() <= 1e-5 * theirs.float().abs().mean())
                 for ours, theirs in zip(
-                    softmax_attention(*first, *mask.masked_part(*place), kwargs["scaling"], kwargs.get("softcap")),
+                    softmax_attention(*first, *mask.masked_part(*place), *scaled_by(kwargs)),
                     own_attention(module, *first, mask(*place), kwargs),
                     strict=True,
                 )

@@ -61,8 +61,7 @@ PAPERS = ["o:", "o-", "D-.", "D--"]
 
 # Inches: the width of a page's text, so that the type stays as large in print as it is set here.
 WIDTH = 7.0
-SMALLEST_TYPE = 7
-TYPE = {"font.size": SMALLEST_TYPE, "axes.titlesize": 8, "figure.titlesize": 9, "hatch.linewidth": 0.6}
+TYPE = {"font.size": 7, "axes.titlesize": 8, "figure.titlesize": 9, "hatch.linewidth": 0.6}
 DPI = 300
 
 
@@ -112,7 +111,7 @@ def composition(shares: pd.DataFrame, words: list[str], title: str):
                 )
                 drawn.setdefault(thing, bars)
                 bottom += table.loc[thing].to_numpy()
-            panel.set_xticks(range(1, RANKS + 1), [str(rank) if rank % 3 == 1 else "" for rank in range(1, RANKS + 1)])
+            panel.set_xticks(range(1, RANKS + 1, 3))
             panel.tick_params(pad=2)
             panel.set_xlim(0.4, RANKS + 0.6)
             panel.set_ylim(0, 100)

@@ -168,7 +168,7 @@ def how_run(config: dict, results: Path) -> str:
         f"{names[config['table']]}: {len(config['seeds'])} seeds; {config['reported']} of {count} "
         f"{asked_about(config, evaluation)} reported; epochs: {config['epochs']} (plain: {epochs_of(config, 'none')}); "
         f"checkpoints: {config['checkpoints']}; learning rates: {', '.join(map(str, rates_of(config)))}; attention: "
-        f"{own}; difference: {large} minus {small}; made on: {devices(study.records)}."
+        f"{own}; difference: {large} minus {small}; trained and asked on: {devices(study.records) or 'not recorded'}."
     )
 
 
