@@ -97,7 +97,7 @@ EARLY = [
         f"{RANDOM} +seed=3",
         "Could not append to config. An item is already at 'seed'.; Either remove + prefix: …",
     ),
-    (f"{RANDOM} alpha.x=1", "unknown key alpha.x: check the spelling; to add a key that the YAML does not list: …"),
+    (f"{RANDOM} alpha.x=1", "unknown key alpha.x: check the spelling. To add a key that the YAML does not list: …"),
     ("contrast_attention attn_diff=out", "still needed: attn_dump_large=..., attn_dump_small=..."),
     ("train", "still needed: model_dir=..."),
     (
@@ -175,8 +175,13 @@ EARLY = [
     ),
     (
         f"{TRAIN} trainer.save_steps=3",
-        "unknown key trainer.save_steps: check the spelling; to add a key that the YAML does not list: "
+        "unknown key trainer.save_steps: check the spelling. To add a key that the YAML does not list: "
         "+trainer.save_steps=...",
+    ),
+    (
+        f"{TRAIN} trainer.num_train_epoch=3",
+        "unknown key trainer.num_train_epoch: did you mean trainer.num_train_epochs? To add a key that the YAML does "
+        "not list: +trainer.num_train_epoch=...",
     ),
     (f"{TRAIN} trainer.output_dir=x", "trainer.output_dir: leave it out; set model_dir=... instead"),
     (f"{TRAIN} +trainer.output_dir=x", "trainer.output_dir: leave it out; set model_dir=... instead"),

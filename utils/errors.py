@@ -15,9 +15,9 @@ class InputError(ValueError):
 def unknown_key(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> InputError:
     """inner: the keys of sub-trees, which are easily given without the tree's name."""
     if key.split(".")[0] in known and "." in key:
-        return InputError(
-            f"unknown key {key}: check the spelling; to add a key that the YAML does not list: +{key}=..."
-        )
+        close = difflib.get_close_matches(key, inner, n=1, cutoff=0.9)
+        hint = f"did you mean {close[0]}?" if close else "check the spelling."
+        return InputError(f"unknown key {key}: {hint} To add a key that the YAML does not list: +{key}=...")
     in_full = {full.rpartition(".")[2]: full for full in inner}
     close = difflib.get_close_matches(key, known, n=1)
     close_inner = difflib.get_close_matches(key, in_full, n=1)
