@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -461,16 +462,24 @@ def test_make_figures_is_planned(snakemake):
     assert "the figures' keys are large, small, dataset, save_attention, tables; unknown or missing: lage" in one_line
 
 
+CONFIG = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))
+
+
+def copy_runs(results: Path) -> None:
+    """Of the tables that Figure 1 shows."""
+    for table in CONFIG["tables"]:
+        (results / table).mkdir()
+        for path in files_of(ROOT / "results" / table):
+            shutil.copy(path, results / table)
+
+
 def test_the_committed_figures_are_made_again_without_a_model(clone, snakemake):
     committed = ROOT / "results/figures"
     made = clone / "results/figures"
     made.mkdir(parents=True)
     for path in committed.glob("ranks_*"):
         shutil.copy(path, made)
-    for table in yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))["tables"]:
-        (clone / "results" / table).mkdir()
-        for path in files_of(ROOT / "results" / table):
-            shutil.copy(path, clone / "results" / table)
+    copy_runs(clone / "results")
     planned = snakemake("-n")
     assert re.search(r"^figures +1$", planned, re.MULTILINE)
     assert not re.search(r"^(attention|ranks|one_field|fetch_model) +\d", planned, re.MULTILINE)
@@ -488,11 +497,7 @@ def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
     """At the page's width no type is below 7 points, and no text runs over the edge."""
     results = tmp_path / "results/figures"
     shutil.copytree(ROOT / "results/figures", results)
-    config = yaml.safe_load((ROOT / "conf/figures.yaml").read_text(encoding="utf-8"))
-    for table in config["tables"]:
-        (tmp_path / "results" / table).mkdir()
-        for path in files_of(ROOT / "results" / table):
-            shutil.copy(path, tmp_path / "results" / table)
+    copy_runs(tmp_path / "results")
     monkeypatch.chdir(ROOT)
     drawn, save = {}, figures.save
 
@@ -509,7 +514,7 @@ def test_figures_fit_a_page_in_type_that_can_be_read(tmp_path, monkeypatch):
         drawn[path.name] = Image.open(path)
 
     monkeypatch.setattr(figures, "save", measure)
-    figures.figures(config, results)
+    figures.figures(CONFIG, results)
     assert len(drawn) == 4
     for picture in drawn.values():
         assert picture.width / picture.info["dpi"][0] == pytest.approx(7.0, abs=0.01)

@@ -21,6 +21,10 @@ matches_exactly = functools.cache(scores.exact_match)
 PAGE = " ".join((ROOT / "results/README.md").read_text(encoding="utf-8").split())
 
 
+def numbers(words: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", words)]
+
+
 def config_of(table: str) -> dict:
     return yaml.safe_load((ROOT / "conf/tables" / f"{table}.yaml").read_text(encoding="utf-8"))
 
@@ -67,7 +71,7 @@ def test_what_would_be_right_if_answers_were_exchanged():
         ("major", "(5.8 against 6.3, 7.5 against 6.4)"),
     ):
         pairs = [[by_field[arm][column][field] for column in ("as it is", "exchanged")] for arm in deleted]
-        assert [float(number) for number in re.findall(r"[\d.]+", words)] == pytest.approx(sum(pairs, []), abs=0.051)
+        assert numbers(words) == pytest.approx(sum(pairs, []), abs=0.051)
         assert words in PAGE
 
     smollm2 = folders_of("paper_smollm2", f"questions, {OTHERS}")
@@ -76,97 +80,100 @@ def test_what_would_be_right_if_answers_were_exchanged():
     assert f"exchanged among the people, field by field, {min(means):.1f} to {max(means):.1f} % would be right" in PAGE
 
 
+def scores_of(table: str, arm: str, measure: str, checkpoint: int = 2) -> np.ndarray:
+    """[seeds, reported people], asked by questions at the table's only learning rate."""
+    config = config_of(table)
+    (rate,) = config["learning_rates"]
+    folders = [f"{run_of(arm, seed, rate)}/questions/{checkpoint}" for seed in config["seeds"]]
+    return np.stack([read_scores(ROOT / "results" / table, folder, reported(config))[measure] for folder in folders])
+
+
 def test_the_difference_after_all_epochs():
     table = "paper_smollm2"
-    config, results = config_of(table), ROOT / "results" / table
-
-    def after_all(arm: str) -> np.ndarray:
-        folders = [f"{run_of(arm, seed, config['learning_rates'][0])}/questions/2" for seed in config["seeds"]]
-        return np.stack([read_scores(results, folder, reported(config))["log_likelihood"] for folder in folders])
-
-    difference = after_all("difference")
-    for arm in config["arms"]:
+    difference = scores_of(table, "difference", "log_likelihood")
+    for arm in config_of(table)["arms"]:
         if arm == "difference":
             continue
-        minus = difference - after_all(arm)
+        other = scores_of(table, arm, "log_likelihood")
+        minus = difference - other
         low, high = intervals.interval(minus)
-        p = intervals.p_value(difference, after_all(arm))
+        p = intervals.p_value(difference, other)
         same = (np.sign(minus.mean(axis=1)) == np.sign(minus.mean())).sum()
         digits = 2 if p >= 0.1 else 3 if p >= 0.001 else 4
         cells = f"{minus.mean():+.2f} [{low:.2f}, {high:.2f}], p = {p:.{digits}f} | {same} of 5 |"
         assert re.search(rf"\| `{arm}`[^|]*\| {re.escape(cells)}", PAGE), (arm, cells)
 
 
-def numbers(words: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", words)]
+QWEN = "paper_qwen_0.5b"
+SECTION = PAGE[PAGE.index("## Close to the paper's protocol") : PAGE.index("## The same with six controls")]
+FIVE = r"(-?[\d.]+, -?[\d.]+, -?[\d.]+, -?[\d.]+ and -?[\d.]+)"
+
+
+def beginning(arm: str) -> np.ndarray:
+    """The share of answers that begin with the gold answer, in per cent: a row a seed, a column a person."""
+    rows = []
+    for folder in folders_of(QWEN, f"questions, {OTHERS}")[arm]:
+        answers = read_answers(ROOT / "results" / QWEN, folder, reported(config_of(QWEN)))
+        begins = [said.startswith(gold) for said, gold in zip(answers["prediction"], answers["answer"], strict=True)]
+        rows.append(100 * answers.assign(begins=begins).groupby("name", sort=True)["begins"].mean())
+    return np.array(rows)
 
 
 def test_the_seeds_and_the_budget_of_paper_qwen():
-    table = "paper_qwen_0.5b"
-    config = config_of(table)
-    section = PAGE[PAGE.index("## Close to the paper's protocol") : PAGE.index("## The same with six controls")]
-
-    def of_seeds(arm: str, measure: str, checkpoint: int = 2) -> np.ndarray:
-        folders = [
-            f"{run_of(arm, seed, config['learning_rates'][0])}/questions/{checkpoint}" for seed in config["seeds"]
-        ]
-        return np.array(
-            [read_scores(ROOT / "results" / table, each, reported(config))[measure].mean() for each in folders]
-        )
-
-    def beginning(arm: str) -> np.ndarray:
-        """The share of answers that begin with the gold answer, in per cent: a row a seed, a column a person."""
-        rows = []
-        for folder in folders_of(table, f"questions, {OTHERS}")[arm]:
-            answers = read_answers(ROOT / "results" / table, folder, reported(config))
-            begins = [
-                said.startswith(gold) for said, gold in zip(answers["prediction"], answers["answer"], strict=True)
-            ]
-            rows.append(100 * answers.assign(begins=begins).groupby("name", sort=True)["begins"].mean())
-        return np.array(rows)
-
-    five = r"(-?[\d.]+, -?[\d.]+, -?[\d.]+, -?[\d.]+ and -?[\d.]+)"
     fell = 0
-    for arm in config["arms"]:
-        half, full = of_seeds(arm, "exact_match", 1), of_seeds(arm, "exact_match")
+    for arm in config_of(QWEN)["arms"]:
+        half, full = (scores_of(QWEN, arm, "exact_match", checkpoint).mean(axis=1) for checkpoint in (1, 2))
         fell += (full < half).sum()
-        seeds = re.search(rf"{five}(?: %)? \(`{arm}`\)", section)
+        seeds = re.search(rf"{FIVE}(?: %)? \(`{arm}`\)", SECTION)
         assert numbers(seeds[1]) == pytest.approx(full, abs=0.0501), arm
-        rise = re.search(rf"([\d.]+ to [\d.]+)(?: %)? \(`{arm}`\)", section)
+        rise = re.search(rf"([\d.]+ to [\d.]+)(?: %)? \(`{arm}`\)", SECTION)
         assert numbers(rise[1]) == pytest.approx([half.mean(), full.mean()], abs=0.0501), arm
-        begins = re.search(rf"begin with the gold answer:[^:]*?([\d.]+)(?: %)? \(`{arm}`\)", section)
+        begins = re.search(rf"begin with the gold answer:[^:]*?([\d.]+)(?: %)? \(`{arm}`\)", SECTION)
         assert float(begins[1]) == pytest.approx(beginning(arm).mean(), abs=0.0501), arm
-    assert fell == 2 and "Two of the 25 runs fell" in section
+    assert fell == 2 and "Two of the 25 runs fell" in SECTION
 
-    minus = {
-        measure: of_seeds("difference", measure) - of_seeds("attention", measure)
-        for measure in ("exact_match", "f1", "log_likelihood")
-    }
-    for measure, before, rounded in (
+
+@pytest.mark.parametrize(
+    ("measure", "before", "rounded"),
+    [
         ("exact_match", "and less with each seed: ", 0.0501),
         ("log_likelihood", "By log-likelihood it is below `attention` with each seed: ", 0.00501),
         ("f1", "and with each seed: ", 0.0501),
-    ):
-        said = re.search(before + five, section)
-        assert numbers(said[1]) == pytest.approx(minus[measure], abs=rounded), measure
-        assert (minus[measure] < 0).all()
+    ],
+)
+def test_the_difference_is_below_attention_with_each_seed_of_paper_qwen(measure, before, rounded):
+    minus = (scores_of(QWEN, "difference", measure) - scores_of(QWEN, "attention", measure)).mean(axis=1)
+    said = re.search(before + FIVE, SECTION)
+    assert numbers(said[1]) == pytest.approx(minus, abs=rounded)
+    assert (minus < 0).all()
 
-    for one, other, words in (
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
         ("difference", "attention", "the interval of `difference` minus `attention` is"),
         ("attention", "none", "that of `attention` minus `none`"),
         ("attention", "random", "that of `attention` minus `random`"),
-    ):
-        over_seeds = of_seeds(one, "exact_match") - of_seeds(other, "exact_match")
-        low, high = scipy.stats.ttest_1samp(over_seeds, 0).confidence_interval()
-        assert f"{words} [{low:.1f}, {high:.1f}]" in section
-    for one, other, words in (
+    ],
+)
+def test_intervals_over_the_seeds_of_paper_qwen_alone(one, other, words):
+    over_seeds = (scores_of(QWEN, one, "exact_match") - scores_of(QWEN, other, "exact_match")).mean(axis=1)
+    low, high = scipy.stats.ttest_1samp(over_seeds, 0).confidence_interval()
+    assert f"{words} [{low:.1f}, {high:.1f}]" in SECTION
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
         ("difference", "attention", "By this count `difference` is below `attention`, "),
         ("difference", "shuffled", "below `shuffled`, "),
         ("attention", "none", "`attention` minus `none` is +"),
-    ):
-        apart = beginning(one) - beginning(other)
-        low, high = intervals.interval(apart)
-        assert f"{words}{apart.mean():.1f} [{low:.1f}, {high:.1f}]" in section
+    ],
+)
+def test_answers_of_paper_qwen_that_begin_with_the_gold_answer(one, other, words):
+    apart = beginning(one) - beginning(other)
+    low, high = intervals.interval(apart)
+    assert f"{words}{apart.mean():.1f} [{low:.1f}, {high:.1f}]" in SECTION
 
 
 def test_the_difference_is_above_random_dropout_in_no_table():

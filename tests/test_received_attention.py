@@ -7,13 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    DogeConfig,
-    GptOssConfig,
-    MambaConfig,
-)
+from transformers import AutoModelForCausalLM, BloomConfig, DogeConfig, GptOssConfig, MambaConfig
 
 from tests import tiny
 from utils import received_attention

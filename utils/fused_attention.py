@@ -58,8 +58,9 @@ def fused_attention(
     def capped(score, *_):
         return score if softcap is None else softcap * torch.tanh(score / softcap)
 
-    grouping = {"enable_gqa": heads != key_heads}
-    output, aux = attend(query, key, value, score_mod=capped, block_mask=masks[0], **grouping, **options)
+    output, aux = attend(
+        query, key, value, score_mod=capped, block_mask=masks[0], enable_gqa=heads != key_heads, **options
+    )
     grouped = query.reshape(batch, key_heads, -1, size)
     lse = aux.lse.reshape(batch, key_heads, -1)
     unused = value.new_zeros(*grouped.shape[:3], VALUE_SIZE)

@@ -63,8 +63,7 @@ BIOGRAPHIES_EXPLAINED = (
     "reported people themselves, as the paper seems to do (*chosen on the reported*: too high). Alpha and beta are "
     "the paper's; for a model that the paper does not have, they are those of its Llama 3 8B. Random deletes with "
     "probability alpha. The people and the questions' wording are ours, not the paper's. Both of our tables have the "
-    "same runs of plain fine-tuning; the paper's numbers for it differ between its two. The weights of Qwen2.5-Coder "
-    "and SmolLM2 come from quantized files. –: not run, or not in the paper."
+    "same runs of plain fine-tuning; the paper's numbers for it differ between its two. "
 )
 
 PARAGRAPHS_EXPLAINED = (
@@ -77,11 +76,12 @@ PARAGRAPHS_EXPLAINED = (
     "to choose. Alpha and beta are the paper's; for a model that the paper does not have, they are those of most of "
     "its models. Random deletes with probability alpha. Wikipedia: 100 paragraphs of the paper's data; how many and "
     "which it has, it does not say. SQuAD: 100 of its paragraphs, of Wikipedia as well. Ours: about invented things, "
-    "which no model has read of. The weights of Qwen2.5-Coder and SmolLM2 come from quantized files. –: not run, or "
-    "not in the paper."
+    "which no model has read of. "
 )
 
-EXPLAINED = {1: BIOGRAPHIES_EXPLAINED, 2: BIOGRAPHIES_EXPLAINED, 3: PARAGRAPHS_EXPLAINED}
+ALL_EXPLAINED = "The weights of Qwen2.5-Coder and SmolLM2 come from quantized files. –: not run, or not in the paper."
+
+EXPLAINED = dict.fromkeys((1, 2), BIOGRAPHIES_EXPLAINED + ALL_EXPLAINED) | {3: PARAGRAPHS_EXPLAINED + ALL_EXPLAINED}
 
 
 def read_table(path: Path, results: Path) -> dict:
