@@ -266,3 +266,10 @@ def test_a_run_whose_checkpoint_is_not_whole_is_refused(trained, tmp_path):
         rules.checkpoint()(str(tmp_path / "run"))
     with pytest.raises(ValueError, match="the folder holds no model"):
         rules.checkpoint()(str(tmp_path))
+
+
+def test_a_run_that_has_saved_no_checkpoint_says_so(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained / "run.json", tmp_path / "run")
+    with pytest.raises(ValueError, match="it holds no checkpoint yet; wait for train.py"):
+        rules.checkpoint()(str(tmp_path / "run"))

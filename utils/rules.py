@@ -169,12 +169,15 @@ def checkpoint() -> Rule:
     def rule(value):
         if not is_there(text()(value), stat.S_ISDIR):
             raise ValueError("no such folder")
-        for inside in checkpoints_in(value):
+        checkpoints = checkpoints_in(value)
+        for inside in checkpoints:
             try:
                 model()(str(inside))
             except ValueError as error:
                 raise ValueError(f"{inside.name}: {error}") from error
-        return plain_path(value) if checkpoints_in(value) else model()(value)
+        if not checkpoints and {path.name for path in Path(plain_path(value)).glob("*.json")} == {"run.json"}:
+            raise ValueError("it holds no checkpoint yet; wait for train.py, or continue it with resume=true")
+        return plain_path(value) if checkpoints else model()(value)
 
     return rule
 
