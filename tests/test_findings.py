@@ -190,6 +190,27 @@ def test_the_difference_is_above_random_dropout_in_no_table():
     assert sum(bool(signs) and max(signs) < 0 for signs in likelihoods) == 3
 
 
+def test_what_leads_before_a_field():
+    later = {"university": "Studies", "major": "degree", "company": "work"}
+    first = {
+        prefix: pd.read_csv(ROOT / f"results/figures/ranks_{prefix}.csv").groupby(["attention", "field"])["rank_1"]
+        for prefix in ("plain", "text_first")
+    }
+
+    def count(prefix: str, size: str, field: str, token: str) -> int:
+        return (first[prefix].get_group((size, field)) == token).sum()
+
+    words = {"city": "birth", **later}
+    assert {count(prefix, "large", field, words[field]) for prefix in first for field in words} == {100}
+    assert "all 100 texts, and the name's tokens hold 0 %" in PAGE
+    assert count("plain", "small", "city", "birth") > 50 and "the same words lead before the city" in PAGE
+    stops = [count("plain", "small", field, ".") for field in later]
+    led = [count("plain", "small", field, word) for field, word in later.items()]
+    assert f"({min(stops)} to {max(stops)} texts; the words {min(led)} to {max(led)})" in PAGE
+    prefixed = [count("text_first", "small", field, "Text:") for field in words]
+    assert f"leads before all four ({min(prefixed)} to {max(prefixed)} texts)" in PAGE
+
+
 def test_an_interval_over_few_seeds_is_too_narrow(monkeypatch):
     """How often the interval of a mean covers the truth, 0, if seeds differ ten times as much as people."""
     monkeypatch.setattr(intervals, "RESAMPLES", 999)

@@ -130,11 +130,15 @@ def test_make_paper_writes_what_is_committed(tmp_path):
     paper.main(ROOT / "conf/tables", ROOT / "results", tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in (ROOT / "results/paper").iterdir()}
-    assert set(made) == {f"table{number}.{kind}" for number in (1, 2, 3) for kind in ("md", "csv", "tex")}
+    endings = (".md", ".csv", ".tex", "_numbers.csv")
+    assert set(made) == {f"table{number}{ending}" for number in (1, 2, 3) for ending in endings}
     # In the paper's order, which differs between its tables.
     gemma, llama = ["Gemma 2 2B", "Gemma 2 9B"], ["Llama 3 8B", "Llama 3 70B"]
     for number, models in ((1, llama + gemma), (2, gemma + llama), (3, gemma + llama)):
-        assert pd.read_csv(tmp_path / f"table{number}.csv")["model"].unique().tolist()[:4] == models
+        assert pd.read_csv(tmp_path / f"table{number}_numbers.csv")["model"].unique().tolist()[:4] == models
+        rows = pd.read_csv(tmp_path / f"table{number}.csv", dtype=str, keep_default_na=False).to_numpy().tolist()
+        lines = (tmp_path / f"table{number}.md").read_text().splitlines()
+        assert rows == [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line.startswith("| ")][1:]
 
 
 def test_no_finished_table_lacks_runs():
@@ -166,7 +170,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     write_run(tmp_path / "made", records, answers)
     add(tmp_path / "made", results)
     paper.main(tmp_path / "tables", tmp_path, tmp_path / "paper")
-    table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
+    table = pd.read_csv(tmp_path / "paper/table2_numbers.csv").set_index(["arm", "field", "measure"])
     row = table.loc["difference", "company", "f1"]
     scores_by_seed = []
     for seed in config["seeds"]:
@@ -188,7 +192,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
     assert all(how in (tmp_path / f"paper/table{number}.md").read_text() for number in (1, 2))
     assert pd.isna(row["published"])
     assert (row["alpha"], row["beta"]) == (0.7, 0.05)
-    table_1 = pd.read_csv(tmp_path / "paper/table1.csv")
+    table_1 = pd.read_csv(tmp_path / "paper/table1_numbers.csv")
     assert table_1["field"].unique().tolist() == FIELDS
     assert table_1["chosen on the others"].notna().all()
 
@@ -212,7 +216,7 @@ def test_make_paper_has_our_numbers_once_all_runs_are_there(tmp_path, monkeypatc
         f"{name}: 1 of none's {per_arm} results are missing, so it counts as not run; to make"
         in capsys.readouterr().out
     )
-    table = pd.read_csv(tmp_path / "paper/table2.csv").set_index(["arm", "field", "measure"])
+    table = pd.read_csv(tmp_path / "paper/table2_numbers.csv").set_index(["arm", "field", "measure"])
     assert pd.isna(table.loc["none", "company", "f1"]["chosen on the others"])
     assert table.loc["difference", "company", "f1"].equals(row)
 
@@ -253,7 +257,7 @@ def test_make_paper_has_table_3_once_its_runs_are_there(tmp_path, monkeypatch, c
         add(Path("made", name), Path("results", name))
     paper.main(Path("tables"), Path("results"), Path("paper"))
     assert "missing" not in capsys.readouterr().out
-    table = pd.read_csv("paper/table3.csv").set_index(["model", "arm", "measure"])
+    table = pd.read_csv("paper/table3_numbers.csv").set_index(["model", "arm", "measure"])
     markdown = Path("paper/table3.md").read_text()
 
     def scores_of(name: str, arm: str, seed: int, rate: float, part: int, about: list[str]) -> dict[str, list]:

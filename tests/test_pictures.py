@@ -1,5 +1,5 @@
 """A table's pictures: what is drawn is what was measured; the arms that the text speaks of stand out, in grey as well,
-and each arm is named once."""
+and each arm has a mark of its own."""
 
 import itertools
 from pathlib import Path
@@ -13,18 +13,18 @@ from matplotlib.colors import to_rgb
 from tests.studies import answer, write_run
 from utils.heatmap import luminance
 from workflow import pictures
-from workflow.pictures import HIGHLIGHTED, line_of
+from workflow.pictures import HIGHLIGHTED, MARKS, line_of
 from workflow.results import add
 from workflow.table import MEASURES
 
 ARMS = ["none", "random", "attention_small", "difference", "shuffled", "facts"]
 
 
-def test_each_arm_is_named_once():
-    labels = {arm: line_of(arm, ARMS)["label"] for arm in ARMS}
-    assert [labels[arm] for arm in ("none", "random", "difference")] == ["none", "random", "difference"]
-    assert " ".join(labels["attention_small"].split()) == "others: attention_small, shuffled, facts"
-    assert labels["shuffled"] is labels["facts"] is None
+def test_each_arm_has_its_name_and_its_mark():
+    lines = [line_of(arm, ARMS) for arm in ARMS]
+    assert [line["label"] for line in lines] == ARMS
+    assert len({line["marker"] for line in lines}) == len(ARMS)
+    assert not {line["marker"] for line in HIGHLIGHTED.values()} & set(MARKS)
 
 
 def test_highlighted_arms_differ_without_colour_and_stand_out():
@@ -124,7 +124,7 @@ def test_the_curves_are_the_runs(drawn, tmp_path):
     pictures.curves(config | {"checkpoints": 1}, tmp_path / "table", runs, chosen, Path("curves.png"))
     (panel,) = drawn[1].axes
     assert panel.get_title() == "training loss" and len(panel.lines) == 2
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["none", "difference"]
+    assert [text.get_text() for text in drawn[1].legends[0].get_texts()] == ["none", "difference"]
 
 
 def test_the_likelier_a_token_is_dropped_the_darker_it_is(drawn):

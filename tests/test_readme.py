@@ -95,12 +95,12 @@ def test_a_marked_place_is_filled():
 
 
 def test_what_has_no_results_is_a_dash(monkeypatch, tmp_path):
-    for name in ("paper/table2.csv", "paper_qwen_0.5b/table.csv"):
+    for name in ("paper/table2_numbers.csv", "paper_qwen_0.5b/table.csv"):
         (tmp_path / "results" / name).parent.mkdir(parents=True)
         shutil.copy(ROOT / "results" / name, tmp_path / "results" / name)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     before = readme.methods().splitlines()
-    path = tmp_path / "results/paper/table2.csv"
+    path = tmp_path / "results/paper/table2_numbers.csv"
     table = pd.read_csv(path)
     gone = (table["model"] == "Qwen2.5-Coder 0.5B") & (table["arm"] == "random")
     table.loc[gone, "chosen on the others"] = None

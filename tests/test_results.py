@@ -207,6 +207,8 @@ def test_what_a_killed_job_left_is_not_added(tmp_path):
             ["study", "none", "xyz"],
             "^xyz: no such run in results/study; there are 6, such as difference/seed-1-rate-5e",
         ),
+        # In letters seed-1 is nearer.
+        (["study", "difference/seed-10"], "did you mean difference/seed-10-rate-5e-05\\?$"),
         (["study", ""], "no such run"),
         (["study", "../study"], "no such run"),
     ],

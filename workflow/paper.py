@@ -1,4 +1,5 @@
-"""The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on.
+"""The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on. The
+same numbers unrounded, a row for each, are in table1_numbers.csv, and so on.
 
 python -m workflow.paper
 python -m workflow.paper unfinished    # names the tables that were finished once, and now lack runs
@@ -278,12 +279,13 @@ def main(tables: Path, results: Path, output: Path) -> None:
         how = [how_run(configs[table], results / table) for table in found]
         listed = "\n".join(f"- {line}" for line in how)
         contents = {
-            "md": f"# {title}\n\n{EXPLAINED[number]}\n\n{listed}\n\n{markdown}\n",
-            "csv": scores.to_csv(index=False),
-            "tex": latex(readable, " ".join((f"{title}.", EXPLAINED[number], *how)), title),
+            ".md": f"# {title}\n\n{EXPLAINED[number]}\n\n{listed}\n\n{markdown}\n",
+            ".csv": readable.to_csv(index=False),
+            ".tex": latex(readable, " ".join((f"{title}.", EXPLAINED[number], *how)), title),
+            "_numbers.csv": scores.to_csv(index=False),
         }
-        for kind, content in contents.items():
-            path = output / f"table{number}.{kind}"
+        for ending, content in contents.items():
+            path = output / f"table{number}{ending}"
             with whole_file(path) as aside:
                 aside.write_text(content, encoding="utf-8")
             print(path)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +25,9 @@ HIGHLIGHTED = {
     "attention_large": {"color": "#56b4e9", "linestyle": ":", "marker": "v"},
     "difference": {"color": "#d55e00", "linestyle": "-", "marker": "^"},
 }
+
+# The marks of the other arms, which are thin and grey.
+MARKS = "<>pX*Pd12|"
 
 
 def save(figure, path: Path) -> None:
@@ -89,11 +91,10 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
         # Seeds whose texts are a little shorter take a few steps more.
         count = min(len(run["loss"]) for run in arm_runs)
         losses = np.array([run["loss"][:count] for run in arm_runs]).reshape(len(arm_runs), count, 2)
-        line = line_of(arm, runs) | {"marker": ""}
-        panels[-1].plot(losses[0, :, 0] / arm_runs[0]["steps"], losses[:, :, 1].mean(axis=0), **line)
+        steps = losses[0, :, 0] / arm_runs[0]["steps"]
+        panels[-1].plot(steps, losses[:, :, 1].mean(axis=0), markevery=0.2, **line_of(arm, runs))
     panels[-1].set_title("training loss")
-    # Losses leave room for it, and the other panels' lines have marks.
-    panels[-1].legend(*panels[0].get_legend_handles_labels(), fontsize="small")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     for panel in panels:
         panel.set_xlabel(f"share of the budget of {'epochs' if config.get('epochs') else 'tokens'}")
         panel.set_xlim(0, 1.03)
@@ -101,12 +102,12 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
 
 
 def line_of(arm: str, arms: Iterable[str]) -> dict:
-    """How pyplot draws an arm; those that are not highlighted are alike, and the first of them names them all."""
+    """How pyplot draws an arm."""
     if arm in HIGHLIGHTED:
         return {"label": arm, "linewidth": 2, "markersize": 5, "zorder": 3, **HIGHLIGHTED[arm]}
     others = [other for other in arms if other not in HIGHLIGHTED]
-    label = textwrap.fill(f"others: {', '.join(others)}", 30) if arm == others[0] else None
-    return {"label": label, "linewidth": 1, "color": "#b0b0b0", "marker": ".", "zorder": 2}
+    mark = MARKS[others.index(arm) % len(MARKS)]
+    return {"label": arm, "linewidth": 1, "markersize": 6, "color": "#909090", "marker": mark, "zorder": 2}
 
 
 def keep_probabilities(kept: dict, path: Path) -> None:

@@ -69,7 +69,7 @@ FIELDS = ["university", "company"]
 def methods() -> str:
     """Exact match / F1 in per cent: of the paper's Llama 3 8B and of our Qwen2.5-Coder 0.5B, as in Table 2, and of the
     latter's five fields; our exact match with intervals."""
-    paper = pd.read_csv(ROOT / "results/paper/table2.csv").set_index(["model", "arm", "field"])
+    paper = pd.read_csv(ROOT / "results/paper/table2_numbers.csv").set_index(["model", "arm", "field"])
     study = pd.read_csv(ROOT / "results/paper_qwen_0.5b/table.csv").set_index(["evaluation", "arm"])
     rows = []
     for method, arm in METHODS.items():
