@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import save_attention
-from tests.conftest import heed_hangups
+from tests.conftest import ROOT, heed_hangups
 from utils import attention_dump, rules, script
 from utils.attention_dump import Dump, Row, text_hash
 from utils.errors import InputError, is_out_of_memory
@@ -275,6 +275,19 @@ def test_large_tensors_get_huge_pages_unless_the_user_says_otherwise(monkeypatch
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(given, spins):
+    """As torch's OpenMP says when it is loaded."""
+    code = "from utils import runtime; runtime.wait_briefly(); import torch"
+    others = {key: os.environ[key] for key in os.environ if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = others | {"OMP_DISPLAY_ENV": "VERBOSE"} | given
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert re.findall("GOMP_SPINCOUNT = '([0-9]+)'", done.stderr) == [spins], done.stderr
 
 
 def test_garbage_is_collected_rarely_but_still_collected():

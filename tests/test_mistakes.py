@@ -820,6 +820,7 @@ def said(place, monkeypatch, capfd):
     monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
     monkeypatch.setitem(sys.modules, "kernels", None)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     collected = gc.get_threshold()
 
     def run(command: str) -> str:

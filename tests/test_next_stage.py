@@ -85,6 +85,7 @@ def test_a_chain_of_the_stages_goes_by_what_each_says(tiny_model, tmp_path, monk
     monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
     monkeypatch.setitem(sys.modules, "kernels", None)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     monkeypatch.setattr("utils.script.collect_garbage_rarely", lambda: None)
     (tmp_path / "my texts.csv").write_text("text\nAda was born in Lyon.\nBo was born in Odense.\n")
     words = {"SMALL": "second", "DIFFERENCE": "difference", "NAME": "augmented", "MODEL_DIR": "out"}

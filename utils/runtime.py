@@ -22,6 +22,17 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
+def wait_briefly() -> None:
+    """Let torch's threads, while they wait for each other, spin for 10,000 turns and then sleep, unless the user has
+    set how they wait. GNU OpenMP's own number is 300,000.
+
+    A thread that spins takes the core from the one that it waits for, where another job runs as well: a training step
+    took four times as long (benchmarks/README.md). OpenMP looks when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
 def collect_garbage_rarely() -> None:
     """Let Python look for reference cycles after 10,000 new objects, not 700, and no more at the process's end.
 

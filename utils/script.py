@@ -36,6 +36,7 @@ from utils.runtime import (
     signals_interrupt,
     stop,
     use_huge_pages,
+    wait_briefly,
     without_fetched_kernels,
 )
 
@@ -213,6 +214,7 @@ def script(
             os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
             without_fetched_kernels()
             use_huge_pages()
+            wait_briefly()
             collect_garbage_rarely()
             argparse.ArgumentParser.error = lambda _, message: stop(
                 name, f"{message}; keys go without dashes: key=value"
