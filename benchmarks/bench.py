@@ -16,6 +16,8 @@ from pathlib import Path
 
 # Both ways run on the processor, on a machine with a GPU as well; that one has gpu.py.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# As in the scripts (utils.runtime.wait_briefly); where both ways run in this process, the plain one has it as well.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 

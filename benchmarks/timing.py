@@ -73,8 +73,9 @@ def write_texts(path: str, texts: list[str]) -> None:
 
 
 def environment(way: str) -> dict[str, str]:
-    """For a process of one way: huge pages (`use_huge_pages`) are not the plain one's."""
-    return os.environ | {"PYTHONPATH": str(ROOT)} | ({"THP_MEM_ALLOC_ENABLE": "0"} if way == "plain" else {})
+    """For a process of one way: huge pages and brief waiting (utils/runtime.py) are not the plain one's."""
+    defaults = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | (defaults if way == "plain" else {})
 
 
 def script(name: str, *overrides: str, code: int = 0) -> tuple[float, int, str]:

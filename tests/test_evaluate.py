@@ -271,5 +271,5 @@ def test_a_run_whose_checkpoint_is_not_whole_is_refused(trained, tmp_path):
 def test_a_run_that_has_saved_no_checkpoint_says_so(trained, tmp_path):
     (tmp_path / "run").mkdir()
     shutil.copy(trained / "run.json", tmp_path / "run")
-    with pytest.raises(ValueError, match="it holds no checkpoint yet; wait for train.py"):
+    with pytest.raises(ValueError, match="it holds no checkpoint: train.py has saved none yet"):
         rules.checkpoint()(str(tmp_path / "run"))

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 
+from tests.conftest import ROOT
 from tests.studies import answer, write_run
 from utils.heatmap import luminance
 from workflow import pictures
@@ -24,7 +26,13 @@ def test_each_arm_has_its_name_and_its_mark():
     lines = [line_of(arm, ARMS) for arm in ARMS]
     assert [line["label"] for line in lines] == ARMS
     assert len({line["marker"] for line in lines}) == len(ARMS)
-    assert not {line["marker"] for line in HIGHLIGHTED.values()} & set(MARKS)
+    assert len({line["marker"] for line in HIGHLIGHTED.values()} | set(MARKS)) == len(HIGHLIGHTED) + len(MARKS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/tables").glob("*.yaml")), ids=lambda path: path.stem)
+def test_there_are_marks_for_all_arms_of_a_table(path):
+    arms = list(yaml.safe_load(path.read_text(encoding="utf-8"))["arms"])
+    assert len({line_of(arm, arms)["marker"] for arm in arms}) == len(arms)
 
 
 def test_highlighted_arms_differ_without_colour_and_stand_out():
@@ -119,6 +127,8 @@ def test_the_curves_are_the_runs(drawn, tmp_path):
         for arm in config["arms"]:
             means = [sum(seeds_of[arm, seed][part] for seed in (1, 2)) / 2 for part in (0, 1)]
             assert lines[arm] == [[0.5, means[0]], [1.0, means[1]]]
+        assert all(line.get_marker() == HIGHLIGHTED[line.get_label()]["marker"] for line in panel.lines)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none", "difference"]
     # One checkpoint makes no curve: the loss stands alone, and names the arms.
     chosen = {"": dict.fromkeys(config["arms"], (None, 1))}
     pictures.curves(config | {"checkpoints": 1}, tmp_path / "table", runs, chosen, Path("curves.png"))

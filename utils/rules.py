@@ -176,7 +176,7 @@ def checkpoint() -> Rule:
             except ValueError as error:
                 raise ValueError(f"{inside.name}: {error}") from error
         if not checkpoints and {path.name for path in Path(plain_path(value)).glob("*.json")} == {"run.json"}:
-            raise ValueError("it holds no checkpoint yet; wait for train.py, or continue it with resume=true")
+            raise ValueError("it holds no checkpoint: train.py has saved none yet, or had trainer.save_strategy=no")
         return plain_path(value) if checkpoints else model()(value)
 
     return rule

@@ -27,7 +27,7 @@ def wait_briefly() -> None:
     set how they wait. GNU OpenMP's own number is 300,000.
 
     A thread that spins takes the core from the one that it waits for, where another job runs as well: a training step
-    took four times as long (benchmarks/README.md). OpenMP looks when torch is imported.
+    beside another took four times as long (benchmarks/README.md). OpenMP looks when torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

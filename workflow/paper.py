@@ -1,5 +1,5 @@
 """The paper's Tables 1 to 3, in its shape, its numbers beside ours: results/paper/table1.md, .csv, .tex, and so on. The
-same numbers unrounded, a row for each, are in table1_numbers.csv, and so on.
+same numbers, unrounded, are in table1_numbers.csv, and so on: a row for each model, arm, field and measure.
 
 python -m workflow.paper
 python -m workflow.paper unfinished    # names the tables that were finished once, and now lack runs

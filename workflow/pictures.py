@@ -77,6 +77,7 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
         return records[f"{asked}/metrics.json"]["average"][measure]
 
     figure, panels = grid(len(pairs) + 1, len(config["measures"]))
+    figure.set_figwidth(figure.get_figwidth() + 2.5)  # for the legend
     parts = range(1, config["checkpoints"] + 1)
     for panel, (evaluation, measure) in zip(panels, pairs, strict=False):
         for arm in runs:
@@ -91,8 +92,8 @@ def curves(config: dict, results: Path, runs: dict[str, list[dict]], chosen: Cho
         # Seeds whose texts are a little shorter take a few steps more.
         count = min(len(run["loss"]) for run in arm_runs)
         losses = np.array([run["loss"][:count] for run in arm_runs]).reshape(len(arm_runs), count, 2)
-        steps = losses[0, :, 0] / arm_runs[0]["steps"]
-        panels[-1].plot(steps, losses[:, :, 1].mean(axis=0), markevery=0.2, **line_of(arm, runs))
+        shares = losses[0, :, 0] / arm_runs[0]["steps"]
+        panels[-1].plot(shares, losses[:, :, 1].mean(axis=0), markevery=0.2, **line_of(arm, runs))
     panels[-1].set_title("training loss")
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     for panel in panels:
@@ -106,7 +107,7 @@ def line_of(arm: str, arms: Iterable[str]) -> dict:
     if arm in HIGHLIGHTED:
         return {"label": arm, "linewidth": 2, "markersize": 5, "zorder": 3, **HIGHLIGHTED[arm]}
     others = [other for other in arms if other not in HIGHLIGHTED]
-    mark = MARKS[others.index(arm) % len(MARKS)]
+    mark = MARKS[others.index(arm)]
     return {"label": arm, "linewidth": 1, "markersize": 6, "color": "#909090", "marker": mark, "zorder": 2}
 
 

@@ -184,9 +184,9 @@ def forget(table: str, *runs: str) -> None:
     for run in runs:
         if not any(lies_in(name, run) for name in names):
             known = sorted({name.rpartition("/")[0] for name in names if name.endswith("/run.json")} | {"untrained"})
-            longer = [name for name in known if name.startswith(run)]  # by its rate as well
-            close = longer or difflib.get_close_matches(run, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {len(known)}, such as {known[0]}"
+            with_rate = [name for name in known if name.startswith(f"{run}-rate-")]
+            close = with_rate or difflib.get_close_matches(run, known, n=1)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {len(known)}, such as {known[0]}"
             raise InputError(f"{run}: no such run in {results}; {hint}")
     for run in runs:
         shutil.rmtree(made / run, ignore_errors=True)
