@@ -1,5 +1,7 @@
 """What the tests share: no hub, and one tiny model folder for the whole run."""
 
+import argparse
+import gc
 import os
 import shutil
 import signal
@@ -42,6 +44,18 @@ ROOT = Path(__file__).resolve().parent.parent
 def heed_hangups() -> None:
     """In a new process: SIGHUP ends it, as it does unless the tests run under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def script_here(monkeypatch) -> Iterator[None]:
+    """A script may run in this process: what it changes of its process is put back."""
+    monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
+    monkeypatch.setitem(sys.modules, "kernels", None)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    collected = gc.get_threshold()
+    yield
+    gc.set_threshold(*collected)
 
 
 # As it is typed.

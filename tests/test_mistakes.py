@@ -5,8 +5,6 @@ The scripts' `main` runs in this process, since a fresh one takes seconds. What 
 output, its environment, a hang) is at the end. `…` stands for what a library says, or for a folder of the test.
 """
 
-import argparse
-import gc
 import importlib
 import json
 import os
@@ -813,15 +811,9 @@ def models(place, tiny_model) -> None:
 
 
 @pytest.fixture
-def said(place, monkeypatch, capfd):
+def said(place, script_here, monkeypatch, capfd):
     """Run a command line in the place; what it prints to standard error, without progress bars, is returned."""
     monkeypatch.chdir(place)
-    # What a script changes of its process.
-    monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
-    monkeypatch.setitem(sys.modules, "kernels", None)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-    collected = gc.get_threshold()
 
     def run(command: str) -> str:
         script, *arguments = shlex.split(command)
@@ -835,8 +827,7 @@ def said(place, monkeypatch, capfd):
         assert files(place) == before
         return without_bars(errors)
 
-    yield run
-    gc.set_threshold(*collected)
+    return run
 
 
 def without_bars(errors: str) -> str:

@@ -1,9 +1,7 @@
 """The last line of each stage: the time it took, and a command that the shell, Hydra and the next script take."""
 
-import argparse
 import importlib
 import shlex
-import sys
 
 import pytest
 import yaml
@@ -78,15 +76,9 @@ def test_without_a_next_stage_the_time_alone(monkeypatch, capsys):
     assert capsys.readouterr().out == "Took 1 min 5 s. Next: python evaluate.py model_dir=out/checkpoint-2\n"
 
 
-def test_a_chain_of_the_stages_goes_by_what_each_says(tiny_model, tmp_path, monkeypatch, capsys):
+def test_a_chain_of_the_stages_goes_by_what_each_says(tiny_model, script_here, tmp_path, monkeypatch, capsys):
     """But for the words in capitals, each stage's command is typed as the stage before it printed it."""
     monkeypatch.chdir(tmp_path)
-    # What a script changes of its process.
-    monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
-    monkeypatch.setitem(sys.modules, "kernels", None)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-    monkeypatch.setattr("utils.script.collect_garbage_rarely", lambda: None)
     (tmp_path / "my texts.csv").write_text("text\nAda was born in Lyon.\nBo was born in Odense.\n")
     words = {"SMALL": "second", "DIFFERENCE": "difference", "NAME": "augmented", "MODEL_DIR": "out"}
     words["DATASET"] = "'my texts.csv'"

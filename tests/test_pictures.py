@@ -35,6 +35,11 @@ def test_there_are_marks_for_all_arms_of_a_table(path):
     assert len({line_of(arm, arms)["marker"] for arm in arms}) == len(arms)
 
 
+def test_more_arms_than_marks_are_drawn_as_well():
+    arms = [f"arm_{number}" for number in range(2 * len(MARKS))]
+    assert [line_of(arm, arms)["label"] for arm in arms] == arms
+
+
 def test_highlighted_arms_differ_without_colour_and_stand_out():
     for one, other in itertools.combinations(HIGHLIGHTED.values(), 2):
         assert one["marker"] != other["marker"]

@@ -107,7 +107,7 @@ def line_of(arm: str, arms: Iterable[str]) -> dict:
     if arm in HIGHLIGHTED:
         return {"label": arm, "linewidth": 2, "markersize": 5, "zorder": 3, **HIGHLIGHTED[arm]}
     others = [other for other in arms if other not in HIGHLIGHTED]
-    mark = MARKS[others.index(arm)]
+    mark = MARKS[others.index(arm) % len(MARKS)]
     return {"label": arm, "linewidth": 1, "markersize": 6, "color": "#909090", "marker": mark, "zorder": 2}
 
 
